@@ -1,0 +1,1 @@
+//! Portcullis beside its peers.

@@ -1,0 +1,4 @@
+//! The `portcullis` command.
+#![forbid(unsafe_code)]
+
+fn main() {}

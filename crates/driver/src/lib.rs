@@ -1,0 +1,3 @@
+//! Drivers that program IOMMUs.
+#![no_std]
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! What firmware says about IOMMUs.
+#![no_std]
+#![forbid(unsafe_code)]

@@ -1,0 +1,1 @@
+//! IOMMUs as device models.

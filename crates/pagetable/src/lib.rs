@@ -1,0 +1,3 @@
+//! One page-table engine, many formats.
+#![no_std]
+#![forbid(unsafe_code)]

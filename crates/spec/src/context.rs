@@ -1,0 +1,109 @@
+//! What a device's table entries come to.
+
+use crate::{Access, FaultReason, Ipa, MemoryAttributes, PagingFormat, PhysAddr};
+
+/// The tag that names a protection domain in the caches: domain ID on VT-d and AMD-Vi, VMID on Arm, GSCID on RISC-V.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, serde::Serialize, serde::Deserialize,
+)]
+#[serde(transparent)]
+pub struct DomainTag(pub u32);
+
+/// The tag that names an address space within a domain: PASID on VT-d and AMD-Vi, ASID on Arm, PSCID on RISC-V.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, serde::Serialize, serde::Deserialize,
+)]
+#[serde(transparent)]
+pub struct SpaceTag(pub u32);
+
+/// The tags under which a context's translations are cached.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]
+pub struct Tags {
+    /// The domain.
+    pub domain: DomainTag,
+    /// The address space, where a first stage has one.
+    pub space: Option<SpaceTag>,
+}
+
+bitflags::bitflags! {
+    /// Rules for one stage beyond what its table entries say.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]
+    pub struct StageRules: u16 {
+        /// The unit sets Accessed (Arm HA, VT-d SSADE and first stage, RISC-V GADE/SADE).
+        const SET_ACCESSED = 1;
+        /// The unit sets Dirty (Arm HD).
+        const SET_DIRTY = 1 << 1;
+        /// The unit sets the extended-accessed bit (VT-d EAFE).
+        const SET_EXTENDED_ACCESSED = 1 << 2;
+        /// An entry with Accessed clear faults where the unit does not set it (Arm AFFD clear, RISC-V ADE clear).
+        const ACCESSED_REQUIRED = 1 << 3;
+        /// Privileged writes obey read-only entries (VT-d WPE, CR0.WP).
+        const WRITE_PROTECT = 1 << 4;
+        /// Privileged instruction fetches from user pages are refused (SMEP, Arm PAN/PXN rules, RISC-V without SUM).
+        const NO_PRIVILEGED_USER_EXECUTE = 1 << 5;
+        /// Privileged data access to user pages is refused (RISC-V SUM clear).
+        const NO_PRIVILEGED_USER_ACCESS = 1 << 6;
+        /// Execute permission is checked (VT-d NXE/XD, SRE); otherwise every readable page executes.
+        const EXECUTE_CHECKED = 1 << 7;
+        /// Writable pages never execute (Arm WXN).
+        const WRITE_IMPLIES_NO_EXECUTE = 1 << 8;
+        /// Permissions of table descriptors are ignored (Arm HPD).
+        const NO_HIERARCHICAL_PERMISSIONS = 1 << 9;
+        /// Table entries are big-endian (Arm CD.ENDI, RISC-V SBE).
+        const BIG_ENDIAN = 1 << 10;
+        /// First-stage tables must lie in normal memory (Arm S2PTW).
+        const PROTECTED_TABLE_WALK = 1 << 11;
+        /// Privileged requests are allowed (VT-d SRE).
+        const PRIVILEGED_ALLOWED = 1 << 12;
+    }
+}
+
+/// One stage of translation. `A` is the kind of address at which its root table lies: [`PhysAddr`], or [`Ipa`] for the
+/// first of two stages.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, serde::Serialize, serde::Deserialize)]
+pub struct Stage<A> {
+    /// Shape of the tables.
+    pub format: PagingFormat,
+    /// Root table.
+    pub root: A,
+    /// Rules beyond the entries.
+    pub rules: StageRules,
+    /// Lowest input address bits that count as in range; higher ones fault. 64 where the format alone decides.
+    pub input_bits: u8,
+}
+
+/// What a device's table entries come to for one requester and PASID.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+pub enum Context {
+    /// Every transaction is refused; reported with the reason, or silently where the architecture says so.
+    Blocked(Option<FaultReason>),
+    /// Addresses pass unchanged.
+    Bypass {
+        /// Tags for invalidation.
+        tags: Tags,
+        /// What may be done.
+        access: Access,
+        /// Highest address bits that may pass.
+        output_bits: u8,
+        /// Attributes given to the transaction.
+        attributes: MemoryAttributes,
+    },
+    /// One stage.
+    OneStage {
+        /// Tags for the caches.
+        tags: Tags,
+        /// The stage.
+        stage: Stage<PhysAddr>,
+        /// Which of the two stages it is: reported in faults, and selects which invalidations concern it.
+        number: crate::StageNumber,
+    },
+    /// Two stages, the first's tables and outputs translated by the second.
+    TwoStages {
+        /// Tags for the caches.
+        tags: Tags,
+        /// The first stage.
+        first: Stage<Ipa>,
+        /// The second stage.
+        second: Stage<PhysAddr>,
+    },
+}

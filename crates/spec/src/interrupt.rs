@@ -1,0 +1,69 @@
+//! What an interrupt table entry comes to.
+
+use crate::{FaultReason, PhysAddr};
+
+/// How the destination is named (x86).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, serde::Serialize, serde::Deserialize)]
+pub enum DestinationMode {
+    /// An APIC ID.
+    Physical,
+    /// A logical ID.
+    Logical,
+}
+
+/// How the signal behaves.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, serde::Serialize, serde::Deserialize)]
+pub enum TriggerMode {
+    /// Edge.
+    Edge,
+    /// Level.
+    Level,
+}
+
+/// Delivery mode (x86 SDM vol. 3, 11.11.2).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, serde::Serialize, serde::Deserialize)]
+pub enum DeliveryMode {
+    /// The vector, to the destination.
+    Fixed,
+    /// The vector, to the lowest priority of the destinations.
+    LowestPriority,
+    /// System management interrupt.
+    Smi,
+    /// Non-maskable interrupt.
+    Nmi,
+    /// INIT.
+    Init,
+    /// As from an external (8259) controller.
+    ExtInt,
+}
+
+/// What an interrupt request comes to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+pub enum InterruptRoute {
+    /// Refused; reported with the reason, or silently where the entry says so.
+    Blocked(Option<FaultReason>),
+    /// Sent on with these attributes.
+    Remapped {
+        /// Destination APIC ID: 8 bits, or 32 in x2APIC mode.
+        destination: u32,
+        /// How the destination is named.
+        destination_mode: DestinationMode,
+        /// Delivery mode.
+        delivery_mode: DeliveryMode,
+        /// Edge or level.
+        trigger_mode: TriggerMode,
+        /// Whether the interrupt may go to one of several destinations.
+        redirection_hint: bool,
+        /// Vector.
+        vector: u8,
+    },
+    /// Recorded in a posted-interrupt descriptor.
+    Posted {
+        /// The descriptor.
+        descriptor: PhysAddr,
+        /// The bit to set in it.
+        vector: u8,
+        /// Whether to notify at once.
+        urgent: bool,
+    },
+}

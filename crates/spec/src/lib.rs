@@ -1,0 +1,30 @@
+//! The vocabulary in which both sides of an IOMMU meet, and per architecture how it is written in bits.
+//!
+//! A driver turns an intention into bits; the hardware turns those bits back into behaviour. The modules below are
+//! the words that both use ([`Transaction`], [`Context`], [`Fault`], …). Each architecture has one folder
+//! that writes them in bits and reads them back: [`vtd`] for Intel VT-d.
+//!
+//! Nothing here allocates, does I/O, or is unsafe.
+#![no_std]
+#![forbid(unsafe_code)]
+
+pub mod address;
+pub mod context;
+pub mod fault;
+pub mod interrupt;
+pub mod invalidation;
+pub mod paging;
+pub mod requester;
+pub mod transaction;
+pub mod translation;
+pub mod vtd;
+
+pub use address::{Iova, Ipa, PhysAddr};
+pub use context::{Context, DomainTag, SpaceTag, Stage, StageRules, Tags};
+pub use fault::{ConfigTable, Fault, FaultReason, StageNumber};
+pub use interrupt::{DeliveryMode, DestinationMode, InterruptRoute, TriggerMode};
+pub use invalidation::{ContextScope, InterruptScope, Invalidation, TranslationScope};
+pub use paging::{Granule, PagingFormat};
+pub use requester::{Pasid, PciAddress, Requester};
+pub use transaction::{Access, RequestType, Transaction};
+pub use translation::{Cacheability, MemoryAttributes, Shareability, Translation};

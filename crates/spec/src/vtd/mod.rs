@@ -1,0 +1,1 @@
+//! Intel VT-d (Virtualization Technology for Directed I/O, revision 5).
