@@ -1,4 +1,62 @@
 //! The `portcullis` command.
+//!
+//! Each subcommand is a file of this folder with an `Args` and a `run`; [`Command`] lists them and [`dispatch`] calls them. What a
+//! subcommand shows goes through [`output::Output`], which knows whether a person or a program reads; how it ended is an
+//! [`exit::Exit`].
 #![forbid(unsafe_code)]
 
-fn main() {}
+mod completions;
+mod exit;
+mod man;
+mod output;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use exit::{Exit, Failure};
+use output::Output;
+
+/// Decides, shows and explains what every DMA-capable device may touch.
+#[derive(Parser)]
+#[command(name = "portcullis", version, about, after_help = exit::HELP, propagate_version = true)]
+struct Cli {
+    /// Answer in JSON, errors too.
+    #[arg(short, long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Completions(completions::Args),
+    Man(man::Args),
+}
+
+fn dispatch(command: Command, output: &mut Output) -> Result<Exit, Failure> {
+    match command {
+        Command::Completions(arguments) => completions::run(&arguments, output),
+        Command::Man(arguments) => man::run(&arguments, output),
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let mut output = Output::standard(cli.json);
+    let exit = match dispatch(cli.command, &mut output) {
+        Ok(exit) => exit,
+        Err(failure) => output.failed(&failure),
+    };
+    exit.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn arguments_do_not_contradict_each_other() {
+        super::Cli::command().debug_assert();
+    }
+}
