@@ -1,4 +1,30 @@
-//! The developer's commands.
+//! The developer's commands: one file each.
 #![forbid(unsafe_code)]
 
-fn main() {}
+mod host;
+mod process;
+mod report;
+mod test;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// The developer's commands.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Everything: tools, format, clippy, documentation, tests, doctests, oracles
+    Test(test::Arguments),
+}
+
+fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Test(arguments) => test::run(&arguments),
+    }
+}
