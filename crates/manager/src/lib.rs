@@ -1,1 +1,18 @@
-//! The manager: who may touch what.
+//! The manager: it alone holds the keys to the IOMMUs, gives each client exactly the device and the memory that it was
+//! granted, blocks all else, and records it.
+//!
+//! [`inventory`] says what there is, [`backend`] what the hardware is asked to do, [`violation`] what it refuses.
+#![deny(unsafe_code)]
+
+pub mod backend;
+pub mod inventory;
+pub mod violation;
+
+pub use backend::{
+    Backend, BackendError, Capabilities, Change, Mapping, MemoryId, Source, SpaceId, ViolationSource,
+};
+pub use inventory::{
+    Device, DeviceId, DeviceKind, Group, GroupId, Inventory, ReservedKind, ReservedRegion, Unit,
+    UnitCapabilities, UnitId, UnitKind,
+};
+pub use violation::{RawRecord, Violation};
