@@ -1,0 +1,173 @@
+//! The walk: from an input address through the tables to its page.
+
+use crate::{Address, Attributes, Entry, Format, Invalid, Leaf, Rights};
+
+/// The most levels that any format has.
+pub const MAX_LEVELS: usize = 6;
+
+/// One entry that a walk read.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Step<A> {
+    /// The level of the table it lies in.
+    pub level: u8,
+    /// Where it lies.
+    pub at: A,
+    /// What was read.
+    pub raw: u64,
+}
+
+/// Where a walk led.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Mapping<A> {
+    /// What the input address translates to, byte for byte.
+    pub address: A,
+    /// log2 of the bytes around `address` that the leaf translates.
+    pub shift: u8,
+    /// Level of the leaf.
+    pub level: u8,
+    /// The leaf's own attributes. Its rights are not yet limited by the tables above: [`Walk::rights`] are.
+    pub attributes: Attributes,
+}
+
+/// Why a walk ended without a page.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
+pub enum Cause<E> {
+    /// The input has bits above the format's input size, or is not canonical. Nothing was read.
+    #[error("the address is out of the tables' range")]
+    OutOfRange,
+    /// The entry is not present.
+    #[error("the entry is not present")]
+    NotPresent,
+    /// The entry skips levels, and the input bits of those are not zero (AMD v1).
+    #[error("the entry skips levels that the address needs")]
+    SkippedBits,
+    /// The entry is present and breaks a rule.
+    #[error("the entry is invalid: {0}")]
+    Invalid(Invalid),
+    /// The entry could not be read; it is not among the steps.
+    #[error("the entry could not be read")]
+    Load(E),
+}
+
+/// A walk that ended without a page.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
+#[error("level {level}: {cause}")]
+pub struct WalkError<E> {
+    /// Level of the entry that ended it; the root's where the input is out of range.
+    pub level: u8,
+    /// Why.
+    pub cause: Cause<E>,
+}
+
+/// A walk: every entry that it read, and how it ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Walk<A, E> {
+    steps: [Step<A>; MAX_LEVELS],
+    count: u8,
+    /// The intersection of the rights of all entries read, the leaf's included. For an entry that is not present or
+    /// invalid nothing is counted.
+    pub rights: Rights,
+    /// The intersection of the rights of the table entries alone.
+    pub table_rights: Rights,
+    /// Where it led, or why nowhere.
+    pub end: Result<Mapping<A>, WalkError<E>>,
+}
+
+impl<A, E> Walk<A, E> {
+    /// The entries read, from the root's on. The last is the leaf, or the one that ended the walk unless it could not be
+    /// read. A model sets Accessed and Dirty by compare-exchange on exactly these.
+    #[must_use]
+    #[inline]
+    pub fn steps(&self) -> &[Step<A>] {
+        &self.steps[..usize::from(self.count).min(MAX_LEVELS)]
+    }
+}
+
+/// Walks the tables below `root` for `input`. `load` reads the entry at an address; it is called once a level at most,
+/// from the root down, and its first error ends the walk.
+///
+/// `load` may itself translate the address: for the first of two stages the tables lie at [`Ipa`](portcullis_spec::Ipa)s.
+#[inline]
+pub fn walk<F: Format, I: Address, A: Address, E>(
+    format: &F,
+    root: A,
+    input: I,
+    mut load: impl FnMut(A) -> Result<u64, E>,
+) -> Walk<A, E> {
+    let mut level = format.top();
+    let mut walk = Walk {
+        steps: [Step { level: 0, at: root, raw: 0 }; MAX_LEVELS],
+        count: 0,
+        rights: Rights::all(),
+        table_rights: Rights::all(),
+        end: Err(WalkError { level, cause: Cause::OutOfRange }),
+    };
+    let Some(offset) = format.offset(input.value()) else {
+        return walk;
+    };
+    let mut table = root.value();
+    for step in &mut walk.steps {
+        let at = A::new(entry_address(format, table, level, offset));
+        let raw = match load(at) {
+            Ok(raw) => raw,
+            Err(error) => {
+                walk.end = Err(WalkError { level, cause: Cause::Load(error) });
+                return walk;
+            }
+        };
+        *step = Step { level, at, raw };
+        walk.count += 1;
+        let cause = match format.decode(level, raw) {
+            Entry::Table(next) if next.level < level => {
+                walk.rights &= next.rights;
+                if !skips(format, level, next.level, offset) {
+                    level = next.level;
+                    table = next.address;
+                    continue;
+                }
+                Cause::SkippedBits
+            }
+            Entry::Leaf(leaf) => {
+                walk.table_rights = walk.rights;
+                walk.rights &= leaf.attributes.rights;
+                walk.end = Ok(mapping(&leaf, level, offset));
+                return walk;
+            }
+            Entry::Empty => Cause::NotPresent,
+            Entry::Table(_) => Cause::Invalid(Invalid::NextLevel),
+            Entry::Invalid(rule) => Cause::Invalid(rule),
+        };
+        walk.table_rights = walk.rights;
+        walk.end = Err(WalkError { level, cause });
+        return walk;
+    }
+    // A format of more than MAX_LEVELS levels.
+    walk.end = Err(WalkError { level, cause: Cause::Invalid(Invalid::NextLevel) });
+    walk
+}
+
+/// Where in `table`, of `level`, the entry for `offset` lies.
+#[inline]
+pub(crate) fn entry_address<F: Format>(format: &F, table: u64, level: u8, offset: u64) -> u64 {
+    let index = (offset >> format.span_shift(level)) & ((1 << format.index_bits(level)) - 1);
+    table.wrapping_add(index * 8)
+}
+
+/// Whether `offset` has bits set that an entry of `level` skips by leading to a table of `next`.
+#[inline]
+pub(crate) fn skips<F: Format>(format: &F, level: u8, next: u8, offset: u64) -> bool {
+    let covered = format.span_shift(next + 1);
+    next + 1 < level && (offset & ((1 << format.span_shift(level)) - 1)) >> covered != 0
+}
+
+/// The page that `leaf` gives `offset`.
+#[inline]
+fn mapping<A: Address>(leaf: &Leaf, level: u8, offset: u64) -> Mapping<A> {
+    let within = (1 << leaf.shift) - 1;
+    Mapping {
+        address: A::new(leaf.address | (offset & within)),
+        shift: leaf.shift,
+        level,
+        attributes: leaf.attributes,
+    }
+}
