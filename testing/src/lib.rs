@@ -1,1 +1,4 @@
 //! Oracles and machines that judge Portcullis.
+#![forbid(unsafe_code)]
+
+pub mod qtest;
