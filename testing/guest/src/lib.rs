@@ -1,0 +1,8 @@
+//! Linux guests in QEMU that judge Portcullis on a real kernel.
+//!
+//! Two programs share this crate. `guest` runs on the developer's machine: it obtains a Debian kernel, packs an initial
+//! RAM file system, boots it, and reads what comes back. `portcullis-guest` is the first process inside: it runs the
+//! cases of one suite and reports each. Between them is a serial line and the [`protocol`].
+#![forbid(unsafe_code)]
+
+pub mod protocol;
