@@ -25,8 +25,10 @@ pub(crate) const ALL: &[Tool] = &[
     qemu("qemu-system-aarch64", "qemu-system-arm"),
     qemu("qemu-system-riscv64", "qemu-system-misc"),
     Tool { program: "iasl", package: "acpica-tools", major: None },
-    Tool { program: "busybox", package: "busybox-static", major: None },
 ];
+
+/// What the guests need.
+pub(crate) const GUEST: &[Tool] = &[qemu("qemu-system-x86_64", "qemu-system-x86")];
 
 /// Tools that are not here, and why they could not be installed.
 #[derive(Debug)]
@@ -87,6 +89,27 @@ pub(crate) fn ensure(tools: &[Tool]) -> Result<(), Missing> {
             Err(Missing { tools: still, reason: "apt installed the packages, but they are too old".into() })
         }
     }
+}
+
+/// Make sure that apt knows the kernels that the guests download: on Debian 12 they are in its backports.
+pub(crate) fn kernels() -> Result<(), String> {
+    let known = || {
+        let mut show =
+            process::command("apt-cache", &["show", "linux-image-cloud-amd64", "linux-image-amd64"]);
+        let text = process::output(&mut show).unwrap_or_default();
+        text.lines().filter(|line| line.starts_with("Version: 6.12.")).count() >= 2
+    };
+    if known() {
+        return Ok(());
+    }
+    if !which("apt-get") {
+        return Err("the guests run Debian's kernels, and there is no apt here to download them".into());
+    }
+    if !apt::is_root() {
+        return Err("apt knows no kernel 6.12: add your release's backports, then apt-get update".into());
+    }
+    apt::know_backports()?;
+    if known() { Ok(()) } else { Err("apt knows no kernel 6.12".into()) }
 }
 
 /// Whether `cargo nextest` is here, after an attempt to install it.

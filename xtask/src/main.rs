@@ -1,6 +1,7 @@
 //! The developer's commands: one file each.
 #![forbid(unsafe_code)]
 
+mod guest;
 mod host;
 mod process;
 mod report;
@@ -21,10 +22,13 @@ struct Arguments {
 enum Command {
     /// Everything: tools, format, clippy, documentation, tests, doctests, oracles
     Test(test::Arguments),
+    /// Boot Linux in QEMU and run a suite's cases inside; exit status 1 on any failure
+    Guest(guest::Arguments),
 }
 
 fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Test(arguments) => test::run(&arguments),
+        Command::Guest(arguments) => guest::run(&arguments),
     }
 }

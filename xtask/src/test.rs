@@ -1,7 +1,7 @@
 //! `cargo xtask test`: everything that must hold before a change goes in.
 
 use crate::report::{Outcome, Report};
-use crate::{host, process};
+use crate::{guest, host, process};
 use std::process::ExitCode;
 
 /// Arguments of `cargo xtask test`.
@@ -50,6 +50,12 @@ pub(crate) fn run(_: &Arguments) -> ExitCode {
     });
     report.step("doctests", || {
         process::run(&mut process::cargo(&["test", "--quiet", "--workspace", "--doc"])).into()
+    });
+
+    report.step("guest boot", || match guest::prepare() {
+        Ok(()) => guest::start(&["boot"]).into(),
+        Err(reason) if continuous_integration => Outcome::Failed(reason),
+        Err(reason) => Outcome::Skipped(reason),
     });
 
     if report.close("xtask test") { ExitCode::SUCCESS } else { ExitCode::FAILURE }

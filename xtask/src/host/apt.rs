@@ -26,6 +26,12 @@ pub(crate) fn install(packages: &[&str], backports: bool) -> Result<(), String> 
     process::run(&mut apt_get(&arguments))
 }
 
+/// Let apt know what the release and its backports hold.
+pub(crate) fn know_backports() -> Result<(), String> {
+    release_with_backports()?;
+    process::run(&mut apt_get(&["update", "--quiet=2"]))
+}
+
 /// Bookworm's QEMU is too old, so its backports are added where no entry names them; later releases need none.
 fn release_with_backports() -> Result<Option<String>, String> {
     let about = fs::read_to_string("/etc/os-release").unwrap_or_default();
