@@ -1,4 +1,5 @@
 //! Oracles and machines that judge Portcullis.
 #![forbid(unsafe_code)]
 
+pub mod machine;
 pub mod qtest;
