@@ -15,6 +15,7 @@ pub mod interrupt;
 pub mod invalidation;
 pub mod paging;
 pub mod requester;
+pub mod riscv;
 pub mod transaction;
 pub mod translation;
 pub mod vtd;
