@@ -2,13 +2,15 @@
 //!
 //! A driver turns an intention into bits; the hardware turns those bits back into behaviour. The modules below are
 //! the words that both use ([`Transaction`], [`Context`], [`Fault`], …). Each architecture has one folder
-//! that writes them in bits and reads them back: [`vtd`] for Intel VT-d.
+//! that writes them in bits and reads them back: [`vtd`] for Intel VT-d, [`amdvi`] for AMD-Vi, [`smmuv3`] for Arm's SMMUv3,
+//! [`riscv`] for the RISC-V IOMMU.
 //!
 //! Nothing here allocates, does I/O, or is unsafe.
 #![no_std]
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod amdvi;
 pub mod context;
 pub mod fault;
 pub mod interrupt;
@@ -16,6 +18,7 @@ pub mod invalidation;
 pub mod paging;
 pub mod requester;
 pub mod riscv;
+pub mod smmuv3;
 pub mod transaction;
 pub mod translation;
 pub mod vtd;

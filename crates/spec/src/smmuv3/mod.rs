@@ -1,0 +1,9 @@
+//! Arm SMMUv3 (Arm System MMU Architecture Specification, IHI 0070), in bits and back.
+//!
+//! Field names are the specification's, lower case. Entry types keep every bit that they were made from, reserved ones too.
+//!
+//! - [`ste`]: stream table entries and level-1 descriptors (5.1, 5.2);
+//! - [`cd`]: context descriptors and level-1 descriptors (5.3, 5.4).
+
+pub mod cd;
+pub mod ste;
