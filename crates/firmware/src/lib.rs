@@ -9,6 +9,7 @@
 
 extern crate alloc;
 
+pub mod acpi;
 pub mod topology;
 
 pub use topology::{Fact, Finding, Severity, Source, Topology};

@@ -205,7 +205,8 @@ pub enum IdMap {
     /// All of them under one number (AMD alias, IORT single mapping, a named device's StreamID).
     One(u32),
     /// `output + (number - input)`, for the `count` numbers from `input`. For PCI the number is the requester ID after the
-    /// mask of [`Devices::Requesters`]; for a named device it is 0 for its first identifier, 1 for its second, ….
+    /// mask of [`Devices::Requesters`]; for a named device it is the device's own numbering of
+    /// its identifiers.
     Offset {
         /// First input number.
         input: u32,
@@ -322,7 +323,7 @@ pub struct InterruptSource {
 #[serde(rename_all = "kebab-case")]
 pub enum AtsStatement {
     /// ATSR with `ALL_PORTS`: every root port of the segment supports ATS.
-    AllRootPorts(u16),
+    AllRootPorts(Fact<u16>),
     /// ATSR: these root ports support ATS.
     RootPorts(Vec<Fact<Devices>>),
     /// SATC: these SoC-integrated devices have an address translation cache.
