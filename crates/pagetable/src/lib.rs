@@ -25,10 +25,13 @@
 
 pub mod format;
 pub mod memory;
+pub mod table;
 pub mod walk;
 
 pub use format::{
-    Address, AnyFormat, Attributes, Entry, Extension, Flags, Format, Invalid, Leaf, Rights, TableEntry,
+    Address, AnyFormat, Attributes, Entry, Extension, Flags, Format, Inexpressible, Invalid, Leaf, Rights,
+    TableEntry,
 };
 pub use memory::{TableAllocator, TableMemory};
+pub use table::{Error, Gather, Map, Page, PageTable, Split};
 pub use walk::{Cause, MAX_LEVELS, Mapping, Step, Walk, WalkError, walk};
