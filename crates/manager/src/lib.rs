@@ -1,11 +1,12 @@
 //! The manager: it alone holds the keys to the IOMMUs, gives each client exactly the device and the memory that it was
 //! granted, blocks all else, and records it.
 //!
-//! [`inventory`] says what there is, [`backend`] what the hardware is asked to do, [`violation`] what it refuses;
-//! [`kernel_log`] reads what the kernel's own drivers refused.
+//! [`inventory`] says what there is, [`core`] decides, [`backend`] says what the hardware is asked to do, [`violation`] what it
+//! refuses; [`kernel_log`] reads what the kernel's own drivers refused.
 #![deny(unsafe_code)]
 
 pub mod backend;
+pub mod core;
 pub mod inventory;
 pub mod kernel_log;
 pub mod violation;

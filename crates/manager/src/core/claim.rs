@@ -1,0 +1,223 @@
+//! Claiming and releasing devices, always whole groups.
+
+use std::{collections::BTreeSet, os::fd::OwnedFd};
+
+use portcullis_spec::Pasid;
+
+use super::{ClientId, Core, Event, Pattern, Policy, Refusal};
+use crate::{
+    backend::BackendError,
+    inventory::{Device, DeviceId, GroupId, ReservedKind},
+};
+
+impl Core {
+    /// The devices that `words` mean: a name, a pattern, or `mmio:BASE`.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NoSuchDevice`] where there is none.
+    pub fn resolve(&self, words: &str) -> Result<Vec<DeviceId>, Refusal> {
+        if let Some(&id) = self.names.get(words) {
+            return Ok(vec![id]);
+        }
+        let pattern = Pattern::new(words);
+        let found: Vec<DeviceId> =
+            self.devices.iter().filter(|(_, d)| pattern.means(&d.device)).map(|(&id, _)| id).collect();
+        if found.is_empty() { Err(Refusal::NoSuchDevice(words.into())) } else { Ok(found) }
+    }
+
+    /// Gives the devices that `words` mean to a client, with everything in their groups. Returns all of them.
+    ///
+    /// # Errors
+    ///
+    /// Why one of them cannot be given; then none is.
+    pub fn claim(&mut self, client: ClientId, words: &str) -> Result<Vec<DeviceId>, Refusal> {
+        self.alive()?;
+        let policy = self.clients.get(&client).ok_or(Refusal::NoSuchClient)?.policy.clone();
+        let groups: BTreeSet<GroupId> = self
+            .resolve(words)?
+            .iter()
+            .filter_map(|id| self.devices.get(id))
+            .map(|d| d.device.group)
+            .collect();
+        let mut all = Vec::new();
+        let mut wanted = Vec::new();
+        for group in groups {
+            let Some(state) = self.groups.get(&group) else { continue };
+            all.extend_from_slice(&state.members);
+            if state.holder != Some(client) {
+                self.may_claim(client, &policy, group)?;
+                wanted.push(group);
+            }
+        }
+        for (done, &group) in wanted.iter().enumerate() {
+            if let Err(refusal) = self.claim_group(client, group) {
+                for &group in &wanted[..done] {
+                    self.release_group(group);
+                }
+                return Err(refusal);
+            }
+        }
+        Ok(all)
+    }
+
+    fn may_claim(&self, client: ClientId, policy: &Policy, group: GroupId) -> Result<(), Refusal> {
+        let Some(state) = self.groups.get(&group) else { return Ok(()) };
+        for device in state.members.iter().filter_map(|id| self.devices.get(id)).map(|d| &d.device) {
+            if client != ClientId::STATIC && !policy.permits(device) {
+                let why = match state.group.reasons.first() {
+                    Some(reason) => format!("its configuration does not name this device, and {reason}"),
+                    None => "its configuration does not name this device".into(),
+                };
+                return Err(Refusal::NotPermitted {
+                    client: policy.name.clone(),
+                    what: device.name.clone(),
+                    why,
+                });
+            }
+            if let Some(holder) = state.holder {
+                return Err(Refusal::Held { device: device.name.clone(), holder: self.client_name(holder) });
+            }
+            if let Some(why) = &state.quarantine {
+                return Err(Refusal::InUse { what: device.name.clone(), by: format!("quarantine: {why}") });
+            }
+            self.is_safe(device)?;
+        }
+        Ok(())
+    }
+
+    /// Whether granting the device can be made safe, or is accepted by name although it cannot.
+    fn is_safe(&self, device: &Device) -> Result<(), Refusal> {
+        let unguarded = || Refusal::Unguarded(device.name.clone());
+        let unit = device.unit.and_then(|id| self.unit(id)).ok_or_else(unguarded)?;
+        let accepted = &self.accepted;
+        if !unit.capabilities.interrupts_isolated
+            && !accepted.unsafe_interrupts.iter().any(|p| p.means(device) || p.fits(&unit.name))
+        {
+            return Err(Refusal::UnsafeInterrupts { device: device.name.clone(), unit: unit.name.clone() });
+        }
+        let direct = device.reserved.iter().find(|r| r.kind == ReservedKind::Direct);
+        match direct {
+            Some(region) if !accepted.direct_regions.iter().any(|p| p.means(device)) => {
+                Err(Refusal::DirectRegion { device: device.name.clone(), region: region.range.clone() })
+            }
+            Some(_) if !self.capabilities.physical => Err(Refusal::Unsupported {
+                what: "keeping a firmware's region mapped",
+                why: format!("{} maps no physical addresses", self.backend.name()),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn claim_group(&mut self, client: ClientId, group: GroupId) -> Result<(), Refusal> {
+        let Some(state) = self.groups.get(&group) else { return Ok(()) };
+        let members = state.members.clone();
+        let claimed = self.backend.claim(&members);
+        self.carried_out(claimed)?;
+        if let Some(state) = self.groups.get_mut(&group) {
+            state.holder = Some(client);
+        }
+        self.holders_changed += 1;
+        let devices = members.iter().map(|&id| self.device_name(id)).collect();
+        self.events.push(Event::Claimed { client: self.client_name(client), devices });
+        Ok(())
+    }
+
+    /// Takes back the devices that `words` mean, with everything in their groups: stopped, cut off, reset, given back. Returns
+    /// all of them. With `client` only where that client has them; without, from whoever has them.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NotClaimed`]; then nothing is taken back.
+    pub fn release(&mut self, client: Option<ClientId>, words: &str) -> Result<Vec<DeviceId>, Refusal> {
+        self.alive()?;
+        let mut groups = BTreeSet::new();
+        for id in self.resolve(words)? {
+            let Some(device) = self.devices.get(&id) else { continue };
+            let holder = self.groups.get(&device.device.group).and_then(|g| g.holder);
+            if holder.is_none() || (client.is_some() && holder != client) {
+                return Err(Refusal::NotClaimed(device.device.name.clone()));
+            }
+            groups.insert(device.device.group);
+        }
+        let mut all = Vec::new();
+        for group in groups {
+            all.extend(self.groups.get(&group).into_iter().flat_map(|g| g.members.iter().copied()));
+            self.release_group(group);
+        }
+        self.alive()?;
+        Ok(all)
+    }
+
+    pub(super) fn release_group(&mut self, group: GroupId) {
+        if self.safe_state.is_some() {
+            return;
+        }
+        let Some(state) = self.groups.get(&group) else { return };
+        let Some(holder) = state.holder else { return };
+        let members = state.members.clone();
+        for &device in &members {
+            self.finish(|backend| backend.quiesce(device));
+        }
+        for &device in &members {
+            let attached: Vec<(Option<Pasid>, u64)> =
+                self.devices.get(&device).into_iter().flat_map(|d| d.attached.clone()).collect();
+            for (pasid, space) in attached {
+                self.detach_one(space, device, pasid);
+            }
+        }
+        for &device in &members {
+            if self.safe_state.is_some() {
+                return;
+            }
+            match self.backend.reset(device) {
+                Err(BackendError::Unsupported { why, .. }) => {
+                    let name = self.device_name(device);
+                    let warning = format!("{name} was released without a reset: {why}");
+                    self.events.push(Event::Warning(warning));
+                }
+                other => self.note(other),
+            }
+        }
+        if self.safe_state.is_some() {
+            return;
+        }
+        let released = self.backend.release(&members);
+        let why = released.as_ref().err().map(ToString::to_string);
+        self.note(released);
+        if let Some(state) = self.groups.get_mut(&group) {
+            state.holder = None;
+            state.quarantine = why;
+        }
+        self.holders_changed += 1;
+        let devices = members.iter().map(|&id| self.device_name(id)).collect();
+        self.events.push(Event::Released { client: self.client_name(holder), devices });
+    }
+
+    /// The descriptor of a device that the client has claimed.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NotClaimed`], or the back end's.
+    pub fn device_descriptor(
+        &mut self,
+        client: ClientId,
+        device: DeviceId,
+    ) -> Result<Option<OwnedFd>, Refusal> {
+        self.alive()?;
+        self.claimed_by(client, device)?;
+        let descriptor = self.backend.device_descriptor(device);
+        self.carried_out(descriptor)
+    }
+
+    pub(super) fn claimed_by(&self, client: ClientId, device: DeviceId) -> Result<&Device, Refusal> {
+        let state = self.devices.get(&device);
+        let state = state.ok_or_else(|| Refusal::NoSuchDevice(self.device_name(device)))?;
+        let holder = self.groups.get(&state.device.group).and_then(|g| g.holder);
+        if holder == Some(client) {
+            Ok(&state.device)
+        } else {
+            Err(Refusal::NotClaimed(state.device.name.clone()))
+        }
+    }
+}
