@@ -2,4 +2,6 @@
 #![forbid(unsafe_code)]
 
 pub mod machine;
+pub mod oracle;
 pub mod qtest;
+pub mod reference;
