@@ -10,6 +10,7 @@
 extern crate alloc;
 
 pub mod acpi;
+pub mod groups;
 pub mod topology;
 
 pub use topology::{Fact, Finding, Severity, Source, Topology};
