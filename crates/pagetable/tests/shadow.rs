@@ -4,11 +4,13 @@
 mod common;
 
 use common::Arena;
-use common::readers::{self, Answer};
+use common::readers::{self, Answer, ArmTables};
 use common::shadow::Shadow;
-use portcullis_pagetable::format::VtdSecondStage;
+use portcullis_pagetable::format::{
+    AmdV1, AnyFormat, ArmShape, ArmStage1, ArmStage2, Riscv, VtdSecondStage, X86,
+};
 use portcullis_pagetable::{Attributes, Error, Format, Gather, Map, PageTable, Rights, Split};
-use portcullis_spec::{Access, Iova, PhysAddr};
+use portcullis_spec::{Access, Granule, Iova, PhysAddr};
 use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
@@ -179,14 +181,130 @@ fn plain_rights() -> Vec<Rights> {
     ]
 }
 
+/// Where windows are interesting in an address space of `bits` bits: its start, around a boundary of the largest pages that are
+/// tried, and its end. Each is 4096 of `page` wide.
+fn windows(bits: u8, page: u64) -> Vec<u64> {
+    let top = u64::MAX >> (64 - bits);
+    let mut windows = vec![0];
+    if bits > 31 {
+        windows.push((1 << 30) - 512 * page);
+    }
+    let end = top - (4096 * page - 1);
+    if end > *windows.last().unwrap() {
+        windows.push(end);
+    }
+    windows
+}
+
 fn vtd_second_stage(levels: u8) -> Case<VtdSecondStage> {
     Case {
         format: VtdSecondStage::new(levels),
         reader: |arena, format, root, iova| {
             readers::vtd_second_stage(arena, u32::from(format.levels), root, iova)
         },
-        windows: vec![0, (1 << 30) - (1 << 21), (1 << (12 + 9 * levels)) - (4096 << 12)],
+        windows: windows(12 + 9 * levels, 1 << 12),
         rights: plain_rights(),
+    }
+}
+
+fn x86(levels: u8) -> Case<X86> {
+    let bits = 12 + 9 * levels;
+    let mut windows = windows(bits - 1, 1 << 12);
+    windows.push(u64::MAX << (bits - 1));
+    windows.push(u64::MAX - ((4096 << 12) - 1));
+    let execute = Rights::EXECUTE | Rights::PRIVILEGED_EXECUTE;
+    Case {
+        format: X86::new(levels),
+        reader: |arena, format, root, iova| readers::x86(arena, u32::from(format.levels), root, iova),
+        windows,
+        rights: vec![
+            Rights::READ,
+            Rights::READ | Rights::WRITE | Rights::USER,
+            Rights::READ | Rights::USER | execute,
+            Rights::READ | Rights::WRITE | execute,
+        ],
+    }
+}
+
+fn amd_v1(mode: u8) -> Case<AmdV1> {
+    let format = AmdV1::new(mode);
+    Case {
+        format,
+        reader: |arena, format, root, iova| readers::amd_v1(arena, u32::from(format.mode), root, iova),
+        windows: windows(format.input_bits(), 1 << 12),
+        rights: [plain_rights(), vec![Rights::USER]].concat(),
+    }
+}
+
+fn arm_tables(shape: &ArmShape) -> ArmTables {
+    let granule = u32::from(shape.granule.shift());
+    ArmTables {
+        granule,
+        input_bits: u32::from(shape.input_bits),
+        start_level: 4 - i32::from(shape.levels),
+        lpa2: shape.lpa2,
+        lpa: granule == 16 && shape.output_bits == 52,
+    }
+}
+
+fn arm_stage1(granule: Granule, input_bits: u8, output_bits: u8, upper: bool) -> Case<ArmStage1> {
+    let format = ArmStage1::new(granule, input_bits, output_bits, upper).unwrap();
+    let windows = windows(input_bits, 1 << granule.shift());
+    Case {
+        format,
+        reader: |arena, format, root, iova| {
+            readers::arm_stage1(arena, &arm_tables(&format.shape), root, iova)
+        },
+        windows: windows.into_iter().map(|offset| format.input(offset)).collect(),
+        rights: vec![
+            Rights::READ,
+            Rights::READ | Rights::WRITE | Rights::USER,
+            Rights::READ | Rights::USER | Rights::EXECUTE,
+            Rights::READ | Rights::PRIVILEGED_EXECUTE,
+        ],
+    }
+}
+
+fn arm_stage2(granule: Granule, input_bits: u8, output_bits: u8, start_level: i8) -> Case<ArmStage2> {
+    let execute = Rights::EXECUTE | Rights::PRIVILEGED_EXECUTE;
+    Case {
+        format: ArmStage2::new(granule, input_bits, output_bits, start_level).unwrap(),
+        reader: |arena, format, root, iova| {
+            readers::arm_stage2(arena, &arm_tables(&format.shape), root, iova)
+        },
+        windows: windows(input_bits, 1 << granule.shift()),
+        rights: vec![
+            Rights::USER,
+            Rights::USER | Rights::READ | execute,
+            Rights::USER | Rights::WRITE,
+            Rights::USER | Rights::READ | Rights::WRITE,
+        ],
+    }
+}
+
+fn riscv(format: Riscv) -> Case<Riscv> {
+    let bits = format.input_bits();
+    let mut places = windows(if format.x4 { bits } else { bits - 1 }, 1 << 12);
+    if !format.x4 {
+        places.push(u64::MAX << (bits - 1));
+        places.push(u64::MAX - ((4096 << 12) - 1));
+    }
+    let execute = Rights::EXECUTE | Rights::PRIVILEGED_EXECUTE;
+    let mut rights = vec![
+        Rights::READ | Rights::USER,
+        Rights::READ | Rights::WRITE | Rights::USER,
+        execute | Rights::USER,
+    ];
+    if !format.x4 {
+        rights.push(Rights::READ | Rights::WRITE | execute);
+    }
+    Case {
+        format,
+        reader: |arena, format, root, iova| {
+            readers::riscv(arena, u32::from(format.levels), format.x4, root, iova)
+        },
+        windows: places,
+        rights,
     }
 }
 
@@ -194,4 +312,41 @@ cases! {
     vtd_second_stage_3_levels: vtd_second_stage(3);
     vtd_second_stage_4_levels: vtd_second_stage(4);
     vtd_second_stage_5_levels: vtd_second_stage(5);
+    x86_4_levels: x86(4);
+    x86_5_levels: x86(5);
+    amd_v1_mode_2: amd_v1(2);
+    amd_v1_mode_3: amd_v1(3);
+    amd_v1_mode_4: amd_v1(4);
+    amd_v1_mode_5: amd_v1(5);
+    amd_v1_mode_6: amd_v1(6);
+    arm_stage1_4k_48_bits: arm_stage1(Granule::Size4K, 48, 48, false);
+    arm_stage1_4k_39_bits_upper: arm_stage1(Granule::Size4K, 39, 48, true);
+    arm_stage1_4k_52_bits: arm_stage1(Granule::Size4K, 52, 52, false);
+    arm_stage1_4k_32_bits: arm_stage1(Granule::Size4K, 32, 48, false);
+    arm_stage1_16k_47_bits: arm_stage1(Granule::Size16K, 47, 48, false);
+    arm_stage1_16k_52_bits_upper: arm_stage1(Granule::Size16K, 52, 52, true);
+    arm_stage1_64k_48_bits: arm_stage1(Granule::Size64K, 48, 48, false);
+    arm_stage1_64k_52_bits: arm_stage1(Granule::Size64K, 52, 52, false);
+    arm_stage2_4k_40_bits_concatenated: arm_stage2(Granule::Size4K, 40, 48, 1);
+    arm_stage2_4k_43_bits_concatenated: arm_stage2(Granule::Size4K, 43, 48, 1);
+    arm_stage2_4k_48_bits: arm_stage2(Granule::Size4K, 48, 48, 0);
+    arm_stage2_4k_33_bits_level_2: arm_stage2(Granule::Size4K, 33, 48, 2);
+    arm_stage2_16k_40_bits_level_2: arm_stage2(Granule::Size16K, 40, 48, 2);
+    arm_stage2_16k_48_bits: arm_stage2(Granule::Size16K, 48, 48, 1);
+    arm_stage2_64k_46_bits_level_2: arm_stage2(Granule::Size64K, 46, 48, 2);
+    riscv_sv39: riscv(Riscv::new(3));
+    riscv_sv48: riscv(Riscv::new(4));
+    riscv_sv57: riscv(Riscv::new(5));
+    riscv_sv39x4: riscv(Riscv::new_x4(3));
+    riscv_sv48x4: riscv(Riscv::new_x4(4));
+    riscv_sv57x4: riscv(Riscv::new_x4(5));
+    any_format: {
+        let case = riscv(Riscv::new_x4(3));
+        Case {
+            format: AnyFormat::from(case.format),
+            reader: |arena, _, root, iova| readers::riscv(arena, 3, true, root, iova),
+            windows: case.windows,
+            rights: case.rights,
+        }
+    };
 }

@@ -1,7 +1,10 @@
 //! A format chosen at run time, for models and decoders. Software that knows its format uses the format's own type,
 //! for which the engine is compiled by itself.
 
-use super::{Attributes, Entry, Extension, Format, Inexpressible, VtdSecondStage, X86};
+use super::{
+    AmdV1, ArmStage1, ArmStage2, Attributes, Entry, Extension, Format, Inexpressible, Riscv, VtdSecondStage,
+    X86,
+};
 use portcullis_spec::PagingFormat;
 
 /// No table has this shape: the number of levels, the input size or the start level is not one of the format's.
@@ -38,6 +41,14 @@ any! {
     VtdSecondStage(VtdSecondStage),
     /// x86-64.
     X86(X86),
+    /// AMD-Vi host tables.
+    AmdV1(AmdV1),
+    /// Arm stage 1.
+    ArmStage1(ArmStage1),
+    /// Arm stage 2.
+    ArmStage2(ArmStage2),
+    /// RISC-V.
+    Riscv(Riscv),
 }
 
 impl TryFrom<PagingFormat> for AnyFormat {
@@ -46,11 +57,23 @@ impl TryFrom<PagingFormat> for AnyFormat {
     /// The format of this shape with the values that its `new` gives: every page size, and what else capabilities
     /// decide as each type says. A model that has less builds the format's own type.
     fn try_from(shape: PagingFormat) -> Result<Self, BadShape> {
-        match shape {
-            PagingFormat::VtdSecondStage { levels: levels @ 3..=5 } => Ok(VtdSecondStage::new(levels).into()),
-            PagingFormat::X86 { levels: levels @ 4..=5 } => Ok(X86::new(levels).into()),
-            _ => Err(BadShape(shape)),
-        }
+        let format = match shape {
+            PagingFormat::VtdSecondStage { levels: levels @ 3..=5 } => {
+                Some(VtdSecondStage::new(levels).into())
+            }
+            PagingFormat::X86 { levels: levels @ 4..=5 } => Some(X86::new(levels).into()),
+            PagingFormat::AmdV1 { mode: mode @ 1..=6 } => Some(AmdV1::new(mode).into()),
+            PagingFormat::ArmStage1 { granule, input_bits, output_bits, upper } => {
+                ArmStage1::new(granule, input_bits, output_bits, upper).map(Self::from)
+            }
+            PagingFormat::ArmStage2 { granule, input_bits, output_bits, start_level } => {
+                ArmStage2::new(granule, input_bits, output_bits, start_level).map(Self::from)
+            }
+            PagingFormat::RiscvSv { levels: levels @ 3..=5 } => Some(Riscv::new(levels).into()),
+            PagingFormat::RiscvSvX4 { levels: levels @ 3..=5 } => Some(Riscv::new_x4(levels).into()),
+            _ => None,
+        };
+        format.ok_or(BadShape(shape))
     }
 }
 

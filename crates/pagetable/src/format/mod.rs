@@ -1,10 +1,20 @@
 //! What a page-table format is, and the formats.
 
+pub mod amd_v1;
 mod any;
+pub mod arm;
+pub mod arm_stage1;
+pub mod arm_stage2;
+pub mod riscv;
 pub mod vtd_second_stage;
 pub mod x86;
 
+pub use amd_v1::AmdV1;
 pub use any::{AnyFormat, BadShape};
+pub use arm::ArmShape;
+pub use arm_stage1::ArmStage1;
+pub use arm_stage2::ArmStage2;
+pub use riscv::Riscv;
 pub use vtd_second_stage::VtdSecondStage;
 pub use x86::X86;
 
@@ -108,7 +118,7 @@ bitflags::bitflags! {
         const EXTENDED_ACCESSED = 1 << 3;
         /// Arm NS at stage 1: the output is in the non-secure address space.
         const NON_SECURE = 1 << 4;
-        /// AMD v1 U, and nothing elsewhere: kept for the remote IOTLB's use (AMD ATS "untranslated only").
+        /// AMD v1 U: only untranslated accesses are permitted, and remote IOTLBs are told so.
         const UNTRANSLATED_ONLY = 1 << 5;
     }
 }

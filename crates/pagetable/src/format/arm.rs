@@ -1,0 +1,227 @@
+//! What both stages of Arm's VMSAv8-64 share (Arm ARM D8.2 translation process, D8.3 descriptor formats).
+//!
+//! Levels: Arm's level 3 is level 0 here, 2 is 1, 1 is 2, 0 is 3 and -1 is 4.
+
+use super::{Entry, Extension, Invalid, bits};
+use portcullis_spec::{Granule, Shareability};
+
+pub(super) const VALID: u64 = 1;
+/// A table at levels above 0, a page at level 0. Clear: a block above, reserved at level 0.
+pub(super) const TABLE_OR_PAGE: u64 = 1 << 1;
+pub(super) const SH: u64 = bits(9, 8);
+pub(super) const SH_AT: u32 = 8;
+pub(super) const AF: u64 = 1 << 10;
+pub(super) const DBM: u64 = 1 << 51;
+pub(super) const CONTIGUOUS: u64 = 1 << 52;
+
+/// The shape of an Arm table.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ArmShape {
+    /// Translation granule.
+    pub granule: Granule,
+    /// Number of levels: 4 less the level at which the walk starts.
+    pub levels: u8,
+    /// Input address bits: 64 - TxSZ.
+    pub input_bits: u8,
+    /// Output address bits, 32 to 52 (IPS, S2PS). 52 with 64 KiB granules moves address bits 51:48 to 15:12 (FEAT_LPA).
+    pub output_bits: u8,
+    /// FEAT_LPA2 with 4 and 16 KiB granules (TCR.DS): address bits 51:50 are in 9:8, where SH is otherwise, and blocks one
+    /// level further up exist.
+    pub lpa2: bool,
+    /// Whether the contiguous hint is written. It is read in any case.
+    pub contiguous: bool,
+    /// A live entry must be broken before one of another size takes its place (hardware without BBML 2).
+    pub break_before_make: bool,
+}
+
+impl ArmShape {
+    /// The shape that starts at the level of `start_level` (Arm's number, -1 to 3), or `None` where the architecture has no such
+    /// table. `concatenated` says how many root tables may lie side by side: 1 at stage 1, 16 at stage 2.
+    #[must_use]
+    pub const fn new(
+        granule: Granule,
+        input_bits: u8,
+        output_bits: u8,
+        start_level: i8,
+        concatenated: u8,
+    ) -> Option<Self> {
+        let shift = granule.shift();
+        if input_bits <= shift || input_bits > 52 || output_bits < 32 || output_bits > 52 {
+            return None;
+        }
+        if start_level < -1 || start_level > 3 {
+            return None;
+        }
+        let levels = (4 - start_level) as u8;
+        let below = shift + (levels - 1) * (shift - 3);
+        let highest = below + (shift - 3) + concatenated.ilog2() as u8;
+        if input_bits <= below || input_bits > highest {
+            return None;
+        }
+        let lpa2 = shift != 16 && (input_bits > 48 || output_bits > 48);
+        // Level -1 exists only for 4 KiB with FEAT_LPA2, and level 0 of 64 KiB not at all.
+        if levels == 5 && !(lpa2 && shift == 12) || levels == 4 && shift == 16 {
+            return None;
+        }
+        Some(Self {
+            granule,
+            levels,
+            input_bits,
+            output_bits,
+            lpa2,
+            contiguous: true,
+            break_before_make: true,
+        })
+    }
+
+    /// The level, in Arm's number, at which a stage 1 with this input size starts: the lowest that reaches.
+    #[must_use]
+    pub const fn start_level(granule: Granule, input_bits: u8) -> i8 {
+        let shift = granule.shift();
+        let above = input_bits.saturating_sub(shift);
+        4 - above.div_ceil(shift - 3) as i8
+    }
+
+    #[inline]
+    pub(super) fn span_shift(&self, level: u8) -> u8 {
+        self.granule.shift() + level * (self.granule.shift() - 3)
+    }
+
+    /// D8.3, table of block and page sizes: whether a leaf may stand at `level`.
+    #[inline]
+    fn has_leaves(&self, level: u8) -> bool {
+        let highest = match self.granule {
+            Granule::Size4K => 2,
+            Granule::Size16K => 1,
+            Granule::Size64K => 1 + u8::from(self.output_bits > 48),
+        };
+        level <= highest + u8::from(self.lpa2)
+    }
+
+    /// D8.6.1, the contiguous bit: log2 of the entries of a run at `level`, 0 where there is none.
+    #[inline]
+    pub(super) fn run_bits(&self, level: u8) -> u8 {
+        match (self.granule, level) {
+            (Granule::Size4K, 0..=2) => 4,
+            (Granule::Size16K, 0) => 7,
+            (Granule::Size16K, 1) | (Granule::Size64K, 0 | 1) => 5,
+            _ => 0,
+        }
+    }
+
+    #[inline]
+    pub(super) fn page_sizes(&self) -> u64 {
+        let mut sizes = 0;
+        for level in 0..self.levels {
+            if self.has_leaves(level) {
+                let span = self.span_shift(level);
+                sizes |= 1 << span;
+                if self.contiguous {
+                    sizes |= 1 << (span + self.run_bits(level));
+                }
+            }
+        }
+        sizes & (u64::MAX >> (63 - self.input_bits))
+    }
+
+    /// The address in a descriptor, of which the bits below `shift` are not address.
+    #[inline]
+    fn address(&self, raw: u64, shift: u8) -> u64 {
+        if self.lpa2 {
+            (raw & bits(49, 12) | (raw & bits(9, 8)) << 42) & (u64::MAX << shift)
+        } else {
+            let low = raw & bits(47, 12) & (u64::MAX << shift);
+            let far = self.output_bits > 48 && matches!(self.granule, Granule::Size64K);
+            if far { low | (raw & bits(15, 12)) << 36 } else { low }
+        }
+    }
+
+    /// A descriptor's address bits.
+    #[inline]
+    pub(super) fn place(&self, address: u64) -> u64 {
+        if self.lpa2 {
+            address & bits(49, 12) | (address >> 42) & bits(9, 8)
+        } else {
+            address & bits(47, 12) | (address >> 36) & bits(15, 12)
+        }
+    }
+
+    /// What kind of descriptor this is; a leaf with its address, size and run.
+    #[inline]
+    pub(super) fn classify(&self, level: u8, raw: u64) -> Kind {
+        if raw & VALID == 0 {
+            return Kind::Other(Entry::Empty);
+        }
+        let table = raw & TABLE_OR_PAGE != 0 && level != 0;
+        // D8.3: a block at level 0, or where there are none, is reserved and reads as not valid.
+        if !table && (!self.has_leaves(level) || (raw & TABLE_OR_PAGE == 0) == (level == 0)) {
+            return Kind::Other(Entry::Empty);
+        }
+        let shift = if table { self.granule.shift() } else { self.span_shift(level) };
+        let address = self.address(raw, shift);
+        // D8.2.6: an address size fault.
+        if address & !(u64::MAX >> (64 - self.output_bits)) != 0 {
+            return Kind::Other(Entry::Invalid(Invalid::OutputSize));
+        }
+        if table {
+            return Kind::Table { address };
+        }
+        let run = if raw & CONTIGUOUS != 0 { self.run_bits(level) } else { 0 };
+        Kind::Leaf { address, shift, run_shift: shift + run }
+    }
+
+    /// Type, address, AF-independent bits that both stages write alike.
+    #[inline]
+    pub(super) fn leaf_bits(&self, level: u8, shift: u8, address: u64) -> u64 {
+        let mut raw = VALID | self.place(address);
+        if level == 0 {
+            raw |= TABLE_OR_PAGE;
+        }
+        if shift != self.span_shift(level) {
+            raw |= CONTIGUOUS;
+        }
+        raw
+    }
+
+    /// D8.6.2. With FEAT_LPA2 the field holds address bits, and shareability comes from the context.
+    #[inline]
+    pub(super) fn shareability(&self, raw: u64) -> Shareability {
+        if self.lpa2 {
+            return Shareability::Default;
+        }
+        match (raw & SH) >> SH_AT {
+            0 => Shareability::NonShareable,
+            2 => Shareability::Outer,
+            3 => Shareability::Inner,
+            _ => Shareability::Default,
+        }
+    }
+
+    /// `None` where the field cannot hold it. [`Shareability::Default`] is inner shareable where there is a field.
+    #[inline]
+    pub(super) fn place_shareability(&self, shareability: Shareability) -> Option<u64> {
+        if self.lpa2 {
+            return (shareability == Shareability::Default).then_some(0);
+        }
+        Some(match shareability {
+            Shareability::NonShareable => 0,
+            Shareability::Outer => 2 << SH_AT,
+            Shareability::Default | Shareability::Inner => 3 << SH_AT,
+        })
+    }
+
+    #[inline]
+    pub(super) fn extension(upper: bool) -> Extension {
+        if upper { Extension::Ones } else { Extension::Zero }
+    }
+}
+
+/// What a descriptor is.
+pub(super) enum Kind {
+    /// Leads to a table.
+    Table { address: u64 },
+    /// A block or page.
+    Leaf { address: u64, shift: u8, run_shift: u8 },
+    /// Empty or invalid.
+    Other(Entry),
+}
