@@ -51,6 +51,19 @@ pub trait Memory {
     /// What stood there instead of `current`.
     fn compare_exchange64(&self, address: PhysAddr, current: u64, new: u64) -> Result<u64, u64>;
 
+    /// Stores `count` values from `address` on, `value(0)` first, each as by [`Memory::store64`]. The default does them one by
+    /// one; a platform that can do better (one bounds check, one message) says how here.
+    fn store64_run(&self, address: PhysAddr, count: usize, mut value: impl FnMut(usize) -> u64) {
+        for index in 0..count {
+            self.store64(PhysAddr(address.0.wrapping_add(8 * index as u64)), value(index));
+        }
+    }
+
+    /// The index of the first of `count` values from `address` on that is not zero. The default loads them one by one.
+    fn find_used64(&self, address: PhysAddr, count: usize) -> Option<usize> {
+        (0..count).find(|index| self.load64(PhysAddr(address.0.wrapping_add(8 * *index as u64))) != 0)
+    }
+
     /// Writes `length` bytes from `address` on back from the processor's caches, and completes before it returns. Called
     /// only for units that don't snoop the caches when they read their tables; nothing to do on a machine where all do.
     fn flush(&self, address: PhysAddr, length: u64);
@@ -107,7 +120,7 @@ pub trait Platform: Memory + Clock {
 /// Writes the traits for a pointer to a thing that has them.
 macro_rules! through_pointer {
     ($target:ident, $pointer:ty, $($life:lifetime)?) => {
-        impl<$($life,)? $target: Mmio + ?Sized> Mmio for $pointer {
+        impl<$($life,)? $target: Mmio> Mmio for $pointer {
             fn read32(&self, offset: u64) -> u32 {
                 (**self).read32(offset)
             }
@@ -122,7 +135,7 @@ macro_rules! through_pointer {
             }
         }
 
-        impl<$($life,)? $target: Memory + ?Sized> Memory for $pointer {
+        impl<$($life,)? $target: Memory> Memory for $pointer {
             fn allocate(&self, size: u64, align: u64) -> Option<PhysAddr> {
                 (**self).allocate(size, align)
             }
@@ -144,12 +157,18 @@ macro_rules! through_pointer {
             fn compare_exchange64(&self, address: PhysAddr, current: u64, new: u64) -> Result<u64, u64> {
                 (**self).compare_exchange64(address, current, new)
             }
+            fn store64_run(&self, address: PhysAddr, count: usize, value: impl FnMut(usize) -> u64) {
+                (**self).store64_run(address, count, value);
+            }
+            fn find_used64(&self, address: PhysAddr, count: usize) -> Option<usize> {
+                (**self).find_used64(address, count)
+            }
             fn flush(&self, address: PhysAddr, length: u64) {
                 (**self).flush(address, length);
             }
         }
 
-        impl<$($life,)? $target: Clock + ?Sized> Clock for $pointer {
+        impl<$($life,)? $target: Clock> Clock for $pointer {
             fn now(&self) -> Duration {
                 (**self).now()
             }
@@ -158,7 +177,7 @@ macro_rules! through_pointer {
             }
         }
 
-        impl<$($life,)? $target: Platform + ?Sized> Platform for $pointer {
+        impl<$($life,)? $target: Platform> Platform for $pointer {
             type Lock<V> = $target::Lock<V>;
         }
     };

@@ -1,0 +1,167 @@
+//! What the common rooms ask of an architecture.
+//!
+//! The common rooms decide what a requester's entries shall come to ([`Context`]) and what must be forgotten
+//! ([`Invalidation`]); an architecture writes the first and sends the second.
+
+use alloc::vec::Vec;
+
+use portcullis_pagetable::format::AnyFormat;
+use portcullis_spec::{Context, DomainTag, Fault, Invalidation, PagingFormat, Pasid, Requester, Tags};
+
+use crate::common::region::Region;
+use crate::error::{Error, UnitError};
+use crate::platform::Platform;
+
+/// What a unit can do, in words that all architectures share.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Features {
+    /// Formats of tables that the driver can write for this unit, the preferred one first.
+    pub formats: Vec<TableFeatures>,
+    /// Whether addresses can pass unchanged without tables.
+    pub identity: bool,
+    /// Formats of first stages that can stand on a second stage; empty where nesting is not possible.
+    pub nested: Vec<PagingFormat>,
+    /// PASID bits; 0 where requests with PASID are not served.
+    pub pasid_bits: u8,
+    /// Physical address bits.
+    pub output_bits: u8,
+    /// Whether the unit sees the processor's caches when it reads tables.
+    pub coherent: bool,
+    /// Whether faults of a requester can be left unreported.
+    pub silent_blocking: bool,
+    /// The lowest and the highest domain tag that can be used.
+    pub domain_tags: (u32, u32),
+    /// Regions that no domain may map, such as the interrupt range.
+    pub reserved: Vec<Region>,
+}
+
+/// One format that the unit walks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TableFeatures {
+    /// Its name and shape.
+    pub shape: PagingFormat,
+    /// The format with all that the unit's capabilities decide.
+    pub format: AnyFormat,
+    /// Input address bits that may be used; at most what the format reaches.
+    pub input_bits: u8,
+    /// Whether the unit sets Dirty in it.
+    pub dirty: bool,
+    /// Whether it is the first of two stages, or stands in the first one's place.
+    pub first_stage: bool,
+    /// Whether first stages may stand on it.
+    pub parent: bool,
+    /// Whether the unit may cache that something is not mapped, so that mapping needs an invalidation too.
+    pub caches_not_present: bool,
+}
+
+/// How far a change of a device's entry came when it failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ContextError {
+    /// Nothing was written.
+    Refused(Error),
+    /// The entry says what it should, but the unit may still use what it said before.
+    Uncertain(UnitError),
+}
+
+/// A refused access as the unit recorded it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FaultRecord {
+    /// What was refused.
+    pub fault: Fault,
+    /// The architecture's raw record, low word first; words that it does not have are zero.
+    pub raw: [u64; 4],
+}
+
+/// What a reading of the fault records found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct FaultCounts {
+    /// Records read.
+    pub read: u64,
+    /// Of these, records that make no sense: an unknown reason. They are counted only.
+    pub unknown: u64,
+    /// Times that the unit reported records lost since the last reading. How many each time it does not say.
+    pub overflows: u64,
+}
+
+/// The bits of one architecture: everything else is common.
+///
+/// A unit begins with every requester blocked. All methods may be called from several threads at once, except that
+/// [`Architecture::set_context`] is never in progress twice for the same requester.
+pub trait Architecture {
+    /// The machine.
+    type Platform: Platform;
+
+    /// The machine.
+    fn platform(&self) -> &Self::Platform;
+
+    /// What the unit can do.
+    fn features(&self) -> &Features;
+
+    /// Checks that requests from this requester reach this unit, with PASIDs of so many bits (0 for none), and sets up
+    /// what its entries need. It stays blocked.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`], [`Error::OutOfMemory`], or [`Error::NotInvalidated`] where it was set up but the unit did not
+    /// confirm; then it can't be used until the unit is recovered.
+    fn add_requester(&self, requester: Requester, pasid_bits: u8) -> Result<(), Error>;
+
+    /// Takes down what [`Architecture::add_requester`] set up. Every context of the requester is blocked already.
+    ///
+    /// # Errors
+    /// The unit did not confirm; memory that it may still read stays allocated until the unit is recovered.
+    fn remove_requester(&self, requester: Requester) -> Result<(), UnitError>;
+
+    /// The tags under which translations of a requester in a domain are cached.
+    fn tags(&self, domain: DomainTag, pasid: Option<Pasid>, first_stage: bool) -> Tags;
+
+    /// Makes the entry of a requester, or of one PASID of it, come to `context`, and makes the unit forget what it said
+    /// before. Either `former` or `context` is [`Context::Blocked`]. After success nothing cached under the tags of `former` for
+    /// this requester is used, nor was any transaction begun under it left unfinished.
+    ///
+    /// # Errors
+    /// How far it came.
+    fn set_context(
+        &self,
+        requester: Requester,
+        pasid: Option<Pasid>,
+        former: &Context,
+        context: &Context,
+    ) -> Result<(), ContextError>;
+
+    /// Makes the unit forget, in this order, and waits until it has and until no transaction that used what is forgotten is
+    /// left unfinished. More than asked for may be forgotten. With nothing to forget it still makes earlier
+    /// stores to tables visible to the unit where that takes more than a store.
+    ///
+    /// # Errors
+    /// The unit has not confirmed.
+    fn invalidate(&self, what: &[Invalidation]) -> Result<(), UnitError>;
+
+    /// Starts invalidation again after an error, and makes the unit forget everything it caches. On success nothing
+    /// is used any more that was to be forgotten by any earlier call, whatever that call returned.
+    ///
+    /// # Errors
+    /// The unit still does not answer.
+    fn recover(&self) -> Result<(), UnitError>;
+
+    /// Lets nothing pass any more that the tables do not allow.
+    ///
+    /// # Errors
+    /// The unit does not answer.
+    fn enable(&self) -> Result<(), UnitError>;
+
+    /// Stops translating: everything passes unless the platform blocks it by other means.
+    ///
+    /// # Errors
+    /// The unit does not answer.
+    fn disable(&self) -> Result<(), UnitError>;
+
+    /// Stops translating, lets go of the unit, and gives all memory back that it used. Nothing is called after.
+    ///
+    /// # Errors
+    /// The unit does not answer; what it may still read stays allocated.
+    fn shut_down(&self) -> Result<(), UnitError>;
+
+    /// Reads the waiting fault records, oldest first, and makes room for new ones. Takes bounded time however fast
+    /// new ones come.
+    fn read_faults(&self, sink: &mut dyn FnMut(FaultRecord)) -> FaultCounts;
+}

@@ -1,0 +1,525 @@
+//! Domains: one set of mappings that any number of devices share.
+
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use portcullis_pagetable::Gather;
+use portcullis_spec::{
+    Access, Context, DomainTag, FaultReason, Invalidation, Iova, Ipa, MemoryAttributes, PagingFormat, Pasid,
+    PhysAddr, SpaceTag, Stage, StageNumber, Tags, Translation, TranslationScope,
+};
+
+use super::architecture::Architecture;
+use super::gather::{Batch, FlushPolicy, Ticket, Waiting};
+use super::iova::Prefer;
+use super::mappings::Mappings;
+use super::region::Region;
+use super::unit::UnitInner;
+use crate::error::Error;
+use crate::platform::{Clock, Lock, Platform};
+
+/// What a domain with mappings of its own is to be like.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct DomainOptions {
+    /// Shape of its tables; the unit's preferred one where not said.
+    pub shape: Option<PagingFormat>,
+    /// When unmapped pages are invalidated.
+    pub flush: FlushPolicy,
+    /// First and last address that the domain hands out itself, in [`Domain::map_anywhere`]. [`Domain::map`] keeps to what is
+    /// left.
+    pub window: Option<(Iova, Iova)>,
+    /// Whether pages are mapped with Dirty clear and the unit sets it on writes.
+    pub dirty_tracking: bool,
+    /// Regions that may not be mapped, beside the unit's own.
+    pub reserved: Vec<Region>,
+}
+
+/// Everything that a device can be attached to. Cloning gives another handle to the same domain.
+///
+/// When the last handle is gone and no device is attached, its tables go back to the platform, after the unit has
+/// forgotten them.
+pub struct Domain<A: Architecture>(pub(crate) Arc<DomainInner<A>>);
+
+impl<A: Architecture> Clone for Domain<A> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+pub(crate) enum Kind<A: Architecture> {
+    /// Everything is refused; with `silent` without a report.
+    Blocking { silent: bool },
+    /// Addresses pass unchanged.
+    Identity,
+    /// Mappings of its own.
+    Mapped(Mappings<A>),
+    /// A first stage that someone else writes, over the mappings of `parent`.
+    Nested { parent: Domain<A>, first: Stage<Ipa> },
+}
+
+/// Under which tags a domain's translations may be cached.
+#[derive(Default)]
+struct Sites {
+    tag: Option<DomainTag>,
+    /// Attachments that use the tag.
+    users: usize,
+    /// Tags, and whether another stage stands before this domain's; by how many attachments.
+    tags: BTreeMap<(DomainTag, Option<SpaceTag>, bool), usize>,
+}
+
+pub(crate) struct DomainInner<A: Architecture> {
+    pub(crate) unit: Arc<UnitInner<A>>,
+    kind: Kind<A>,
+    sites: <A::Platform as Platform>::Lock<Sites>,
+}
+
+impl<A: Architecture> DomainInner<A> {
+    pub(crate) fn new(unit: Arc<UnitInner<A>>, kind: Kind<A>) -> Self {
+        Self { unit, kind, sites: Lock::new(Sites::default()) }
+    }
+
+    /// The mappings that a device in this domain ends up with.
+    pub(crate) fn mappings(&self) -> Result<(&Self, &Mappings<A>), Error> {
+        match &self.kind {
+            Kind::Mapped(mappings) => Ok((self, mappings)),
+            Kind::Nested { parent, .. } => parent.0.mappings(),
+            Kind::Blocking { .. } | Kind::Identity => Err(Error::NoMappings),
+        }
+    }
+
+    fn own_mappings(&self) -> Result<&Mappings<A>, Error> {
+        match &self.kind {
+            Kind::Mapped(mappings) => Ok(mappings),
+            _ => Err(Error::NoMappings),
+        }
+    }
+
+    /// Counts an attachment in, before its entry is written: from here on changes are invalidated under its tags too.
+    pub(crate) fn enter(&self, pasid: Option<Pasid>) -> Result<Tags, Error> {
+        let first_stage = match &self.kind {
+            Kind::Blocking { .. } => return Ok(Tags::default()),
+            Kind::Identity => false,
+            Kind::Mapped(mappings) => mappings.features.first_stage,
+            Kind::Nested { .. } => true,
+        };
+        let fresh = self.unit.allocate_tag();
+        let (tags, unused) = self.sites.with(|sites| {
+            let (tag, unused) = match sites.tag {
+                Some(tag) => (tag, fresh.as_ref().ok().copied()),
+                None => (fresh?, None),
+            };
+            sites.tag = Some(tag);
+            sites.users += 1;
+            let tags = self.unit.architecture.tags(tag, pasid, first_stage);
+            *sites.tags.entry((tags.domain, tags.space, false)).or_default() += 1;
+            Ok::<_, Error>((tags, unused))
+        })?;
+        if let Some(unused) = unused {
+            self.unit.release_tag(unused);
+        }
+        if let Kind::Nested { parent, .. } = &self.kind {
+            parent.0.sites.with(|sites| *sites.tags.entry((tags.domain, tags.space, true)).or_default() += 1);
+        }
+        Ok(tags)
+    }
+
+    /// Counts an attachment out, after everything cached under its tags for it was forgotten.
+    pub(crate) fn leave(&self, tags: Tags) {
+        fn count_out<K: Ord>(map: &mut BTreeMap<K, usize>, key: K) {
+            if let Some(count) = map.get_mut(&key) {
+                *count -= 1;
+                if *count == 0 {
+                    map.remove(&key);
+                }
+            }
+        }
+        if let Kind::Blocking { .. } = self.kind {
+            return;
+        }
+        if let Kind::Nested { parent, .. } = &self.kind {
+            parent.0.sites.with(|sites| count_out(&mut sites.tags, (tags.domain, tags.space, true)));
+        }
+        let unused = self.sites.with(|sites| {
+            count_out(&mut sites.tags, (tags.domain, tags.space, false));
+            sites.users -= 1;
+            if sites.users == 0 { sites.tag.take() } else { None }
+        });
+        if let Some(unused) = unused {
+            self.unit.release_tag(unused);
+        }
+    }
+
+    /// What a device's entry is to come to.
+    pub(crate) fn context(&self, tags: Tags) -> Context {
+        let features = self.unit.architecture.features();
+        match &self.kind {
+            Kind::Blocking { silent: true } => Context::Blocked(None),
+            Kind::Blocking { silent: false } => Context::Blocked(Some(FaultReason::RequestBlocked)),
+            Kind::Identity => Context::Bypass {
+                tags,
+                access: Access::READ_WRITE | Access::EXECUTE | Access::ATOMIC,
+                output_bits: features.output_bits,
+                attributes: MemoryAttributes::default(),
+            },
+            Kind::Mapped(mappings) => {
+                let number = match mappings.features.first_stage {
+                    true => StageNumber::First,
+                    false => StageNumber::Second,
+                };
+                Context::OneStage { tags, stage: mappings.stage(), number }
+            }
+            Kind::Nested { parent, first } => match &parent.0.kind {
+                Kind::Mapped(mappings) => {
+                    Context::TwoStages { tags, first: *first, second: mappings.stage() }
+                }
+                _ => Context::Blocked(Some(FaultReason::Internal)),
+            },
+        }
+    }
+
+    /// The invalidations for ranges (`None`: all) of this domain's mappings, under every tag.
+    fn invalidations(&self, ranges: Option<&[(Iova, Iova)]>, leaf_only: bool) -> Vec<Invalidation> {
+        let stage = match &self.kind {
+            Kind::Mapped(mappings) if !mappings.features.first_stage => StageNumber::Second,
+            _ => StageNumber::First,
+        };
+        self.sites.with(|sites| {
+            let mut list = Vec::new();
+            for (domain, space, beneath) in sites.tags.keys() {
+                let scope = TranslationScope {
+                    stage: Some(stage),
+                    domain: Some(*domain),
+                    space: if stage == StageNumber::First { *space } else { None },
+                    range: None,
+                    leaf_only: false,
+                    keep_global: false,
+                };
+                // Beneath another stage, what is cached is found by that stage's addresses, which nobody knows here.
+                match ranges {
+                    Some(ranges) if !beneath => list.extend(ranges.iter().map(|range| {
+                        Invalidation::Translations(TranslationScope {
+                            range: Some(*range),
+                            leaf_only,
+                            ..scope
+                        })
+                    })),
+                    _ => list.push(Invalidation::Translations(scope)),
+                }
+            }
+            list
+        })
+    }
+
+    /// Maps, and makes the unit see it. `allocated` says that the addresses came from the allocator; on failure they go
+    /// back to it, as soon as that is safe.
+    pub(super) fn map(
+        &self,
+        mappings: &Mappings<A>,
+        what: (Iova, PhysAddr, u64),
+        access: Access,
+        allocated: bool,
+    ) -> Result<(), Error> {
+        let table = mappings.table()?;
+        let (iova, _, size) = what;
+        let last = Iova(iova.0.wrapping_add(size.wrapping_sub(1)));
+        if mappings.waiting.with(|waiting| waiting.overlaps(iova, last)) {
+            self.flush(mappings)?;
+        }
+        let mut gather = Gather::new();
+        let result = table.map(what, access, mappings.dirty_tracking, &mut gather).map_err(Error::from);
+        let result = if !gather.is_empty() {
+            result.and(self.unmapped(mappings, gather, None, true).map(drop))
+        } else if result.is_err() {
+            result
+        } else if mappings.features.caches_not_present {
+            let list = self.invalidations(Some(&[(iova, last)]), false);
+            self.unit.architecture.invalidate(&list).map_err(Error::NotInvalidated)
+        } else {
+            self.unit.architecture.invalidate(&[]).map_err(Error::NotInvalidated)
+        };
+        let Err(error) = result else { return Ok(()) };
+        let address = allocated.then_some((iova, size));
+        mappings.retire(address)?;
+        if matches!(error, Error::NotInvalidated(_)) {
+            // The unit may or may not use the mapping: take it back, and keep what that leaves until it can be invalidated.
+            let mut gather = Gather::new();
+            table.unmap(iova, size, &mut gather)?;
+            mappings.waiting.with(|waiting| waiting.join(table, self.unit.now(), gather, address));
+        } else {
+            mappings.release(address.as_slice());
+        }
+        Err(error)
+    }
+
+    /// Deals with what an unmap left, by the domain's policy, or at once.
+    pub(super) fn unmapped(
+        &self,
+        mappings: &Mappings<A>,
+        gather: Gather,
+        address: Option<(Iova, u64)>,
+        now: bool,
+    ) -> Result<Ticket, Error> {
+        let table = mappings.table()?;
+        let time = self.unit.now();
+        if now || mappings.flush == FlushPolicy::Strict {
+            let (ticket, batch) =
+                mappings.waiting.with(|waiting| waiting.depart_with(table, time, gather, address));
+            return self.invalidate(mappings, batch).map(|()| ticket);
+        }
+        let (ticket, due) = mappings.waiting.with(|waiting| {
+            let ticket = waiting.join(table, time, gather, address);
+            (ticket, if waiting.is_due(mappings.flush, time) { waiting.depart() } else { None })
+        });
+        match due {
+            Some(batch) => self.invalidate(mappings, batch).map(|()| ticket),
+            None => Ok(ticket),
+        }
+    }
+
+    /// Invalidates a batch, and releases what it held; or keeps it.
+    fn invalidate(&self, mappings: &Mappings<A>, batch: Batch) -> Result<(), Error> {
+        let table = mappings.table()?;
+        let list = self.invalidations(batch.ranges(), batch.tables.tables() == 0);
+        if !list.is_empty()
+            && let Err(error) = self.unit.architecture.invalidate(&list)
+        {
+            mappings.waiting.with(|waiting| waiting.wait(table, batch));
+            return Err(Error::NotInvalidated(error));
+        }
+        mappings.waiting.with(|waiting| waiting.arrive(&batch));
+        mappings.release(&batch.addresses);
+        table.release(batch.tables);
+        Ok(())
+    }
+
+    /// Invalidates all that waits, and waits for what others are invalidating.
+    pub(crate) fn flush(&self, mappings: &Mappings<A>) -> Result<(), Error> {
+        let target = mappings.waiting.with(|waiting| waiting.issued());
+        loop {
+            if let Some(batch) = mappings.waiting.with(Waiting::depart) {
+                self.invalidate(mappings, batch)?;
+            }
+            if mappings.waiting.with(|waiting| waiting.is_complete(target)) {
+                return Ok(());
+            }
+            self.unit.architecture.platform().relax();
+        }
+    }
+}
+
+impl<A: Architecture> Domain<A> {
+    /// Lets devices read, write or execute `size` bytes from `physical` on at `iova` on, in the largest pages that fit. On return they
+    /// can. All three are multiples of the smallest page.
+    ///
+    /// A right that the format cannot withhold is granted along: [`Self::granted`] says which.
+    ///
+    /// # Errors
+    /// Nothing is mapped then: [`Error::Table`] (overlap, misalignment, out of range, out of memory), [`Error::Reserved`],
+    /// [`Error::Governed`], [`Error::NoMappings`], or [`Error::NotInvalidated`] where the unit is in trouble.
+    pub fn map(&self, iova: Iova, physical: PhysAddr, size: u64, access: Access) -> Result<(), Error> {
+        let mappings = self.0.own_mappings()?;
+        let last = mappings.check(iova, size, true)?;
+        mappings.check_regions(iova, last)?;
+        self.0.map(mappings, (iova, physical, size), access, false)
+    }
+
+    /// As [`Self::map`], at an address that the domain chooses, all at or below `last`.
+    ///
+    /// # Errors
+    /// As [`Self::map`], and [`Error::Iova`].
+    pub fn map_anywhere(
+        &self,
+        physical: PhysAddr,
+        size: u64,
+        access: Access,
+        last: Iova,
+        prefer: Prefer,
+    ) -> Result<Iova, Error> {
+        let mappings = self.0.own_mappings()?;
+        let Some(addresses) = &mappings.addresses else {
+            return Err(super::iova::IovaError::Exhausted { size, last }.into());
+        };
+        let iova = addresses.with(|addresses| addresses.allocate(size, last, prefer))?;
+        self.0.map(mappings, (iova, physical, size), access, true)?;
+        Ok(iova)
+    }
+
+    /// Takes back whatever is mapped of `size` bytes from `iova` on; holes are no error, large pages are split where the
+    /// range cuts them. What [`Self::map_anywhere`] chose is taken back whole.
+    ///
+    /// With [`FlushPolicy::Strict`], success means that no device reaches the memory any more, nor has any access to it in
+    /// flight. With [`FlushPolicy::Deferred`] that holds once [`Self::is_released`] says so of the ticket.
+    ///
+    /// # Errors
+    /// [`Error::NotInvalidated`]: the mappings are gone, but devices may still reach the memory; the addresses and
+    /// the tables are not reused until [`crate::Unit::recover`] and [`Self::flush`] succeeded. All others: nothing was changed.
+    pub fn unmap(&self, iova: Iova, size: u64) -> Result<Ticket, Error> {
+        let mappings = self.0.own_mappings()?;
+        let last = mappings.check(iova, size, false)?;
+        mappings.check_regions(iova, last)?;
+        let mut address = None;
+        if mappings.window.is_some_and(|window| window.0 <= last && iova <= window.1) {
+            address = Some((iova, size));
+            mappings.retire(address)?;
+        }
+        let mut gather = Gather::new();
+        let result = mappings.table()?.unmap(iova, size, &mut gather);
+        if gather.is_empty() && address.is_none() {
+            result?;
+            return Ok(mappings.waiting.with(|waiting| waiting.issued()));
+        }
+        let ticket = self.0.unmapped(mappings, gather, address, false);
+        result?;
+        ticket
+    }
+
+    /// Changes what devices may do with whatever is mapped of `size` bytes from `iova` on. On return the new rights, and only
+    /// those, hold.
+    ///
+    /// # Errors
+    /// As [`Self::unmap`].
+    pub fn protect(&self, iova: Iova, size: u64, access: Access) -> Result<(), Error> {
+        let mappings = self.0.own_mappings()?;
+        let last = mappings.check(iova, size, false)?;
+        mappings.check_regions(iova, last)?;
+        let mut gather = Gather::new();
+        let result = mappings.table()?.protect(iova, size, access, &mut gather);
+        if !gather.is_empty() {
+            self.0.unmapped(mappings, gather, None, true)?;
+        }
+        result?;
+        Ok(())
+    }
+
+    /// Calls `visitor` with the first address and log2 of the bytes of every page written since the last call, of those that have
+    /// a byte in the range, and starts anew for them. Writes from now on are seen by the next call.
+    ///
+    /// # Errors
+    /// As [`Self::unmap`]. After [`Error::NotInvalidated`] writes to the pages reported may go unseen until the unit is
+    /// recovered.
+    pub fn read_and_clear_dirty(
+        &self,
+        iova: Iova,
+        size: u64,
+        visitor: impl FnMut(Iova, u8),
+    ) -> Result<(), Error> {
+        let mappings = self.0.own_mappings()?;
+        if !mappings.dirty_tracking {
+            return Err(Error::Unsupported(crate::error::Feature::DirtyTracking));
+        }
+        mappings.check(iova, size, false)?;
+        let mut gather = Gather::new();
+        let result = mappings.table()?.clear_dirty(iova, size, &mut gather, visitor);
+        if !gather.is_empty() {
+            self.0.unmapped(mappings, gather, None, true)?;
+        }
+        result?;
+        Ok(())
+    }
+
+    /// Where an address leads, by the tables.
+    ///
+    /// # Errors
+    /// [`Error::NoMappings`], or as the tables say.
+    pub fn query(&self, iova: Iova) -> Result<Option<Translation>, Error> {
+        let table = self.0.own_mappings()?.table()?;
+        Ok(table.query(iova)?.map(|mapping| Translation {
+            address: mapping.address,
+            page_shift: mapping.shift,
+            access: mapping.attributes.rights.access(false),
+            attributes: MemoryAttributes {
+                force_snoop: mapping.attributes.force_snoop,
+                ..MemoryAttributes::default()
+            },
+        }))
+    }
+
+    /// What a mapping with `access` grants: the same, and what the format cannot withhold.
+    ///
+    /// # Errors
+    /// [`Error::NoMappings`].
+    pub fn granted(&self, access: Access) -> Result<Access, Error> {
+        Ok(self.0.own_mappings()?.table()?.granted(access))
+    }
+
+    /// Invalidates everything that was unmapped so far. On success all tickets so far are complete.
+    ///
+    /// # Errors
+    /// [`Error::NotInvalidated`]; everything stays as it was.
+    pub fn flush(&self) -> Result<(), Error> {
+        match self.0.own_mappings() {
+            Ok(mappings) => self.0.flush(mappings),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Invalidates what was unmapped where the domain's [`FlushPolicy`] says that it is time. When to ask again, where something
+    /// waits on.
+    ///
+    /// # Errors
+    /// [`Error::NotInvalidated`]; everything stays as it was.
+    pub fn poll(&self) -> Result<Option<Duration>, Error> {
+        let Ok(mappings) = self.0.own_mappings() else { return Ok(None) };
+        let now = self.0.unit.now();
+        let due = mappings.waiting.with(|waiting| waiting.is_due(mappings.flush, now));
+        if due {
+            self.0.flush(mappings)?;
+        }
+        let delay = match mappings.flush {
+            FlushPolicy::Strict => Duration::ZERO,
+            FlushPolicy::Deferred { delay, .. } => delay,
+        };
+        Ok((self.waiting() > 0).then_some(delay))
+    }
+
+    /// Whether what was unmapped under this ticket can be reused.
+    #[must_use]
+    pub fn is_released(&self, ticket: Ticket) -> bool {
+        self.0
+            .own_mappings()
+            .is_ok_and(|mappings| mappings.waiting.with(|waiting| waiting.is_complete(ticket)))
+    }
+
+    /// Unmaps that are not yet invalidated.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.0.own_mappings().map_or(0, |mappings| mappings.waiting.with(|waiting| waiting.waiting()))
+    }
+
+    /// Of a nested domain: makes the unit forget what it cached of the first stage, in a range or all of it, after whoever writes
+    /// that stage has changed it.
+    ///
+    /// # Errors
+    /// [`Error::NoMappings`] where the domain is not nested, or [`Error::NotInvalidated`].
+    pub fn invalidate_first_stage(&self, range: Option<(Iova, Iova)>) -> Result<(), Error> {
+        let Kind::Nested { .. } = &self.0.kind else { return Err(Error::NoMappings) };
+        let list = match range {
+            Some(range) => self.0.invalidations(Some(&[range]), false),
+            None => self.0.invalidations(None, false),
+        };
+        if list.is_empty() {
+            return Ok(());
+        }
+        self.0.unit.architecture.invalidate(&list).map_err(Error::NotInvalidated)
+    }
+}
+
+impl<A: Architecture> Drop for DomainInner<A> {
+    /// No device is attached (an attachment holds a handle), so the unit has forgotten all that was cached under the
+    /// domain's tags, and what still waits needs no invalidation.
+    fn drop(&mut self) {
+        if let Kind::Mapped(mappings) = &self.kind
+            && self.flush(mappings).is_err()
+        {
+            return;
+        }
+        if let Kind::Mapped(mappings) = &mut self.kind
+            && let Some(table) = mappings.table.take()
+        {
+            // Fails only where someone else wrote to the tables; then the rest of them is better not followed.
+            let _corrupt = table.destroy();
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! Everything that isn't bits.
+
+pub mod architecture;
+pub mod domain;
+pub mod gather;
+pub mod iova;
+mod mappings;
+pub mod region;
+pub mod table;
+mod tags;
+pub mod unit;

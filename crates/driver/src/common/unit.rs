@@ -1,0 +1,495 @@
+//! A unit: its devices, what they are attached to, and what they did wrong.
+
+use alloc::collections::BTreeMap;
+use alloc::collections::btree_map::Entry;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use portcullis_spec::{Context, DomainTag, FaultReason, Ipa, Pasid, PhysAddr, Requester, Stage, Tags};
+
+use super::architecture::{Architecture, ContextError, FaultCounts, FaultRecord, Features};
+use super::domain::{Domain, DomainInner, DomainOptions, Kind};
+use super::mappings::Mappings;
+use super::region::Device;
+use super::tags::DomainTags;
+use crate::error::{Error, Feature};
+use crate::platform::{Clock, Lock, Memory, Platform};
+
+/// What a device's entry says as long as it is attached to nothing: refuse, and report.
+const UNATTACHED: Context = Context::Blocked(Some(FaultReason::RequestBlocked));
+
+/// A device, or one PASID of it, and the domain that it is in.
+enum Attachment<A: Architecture> {
+    /// Another thread is attaching or detaching it.
+    Changing,
+    /// In the domain.
+    Attached { domain: Domain<A>, tags: Tags },
+    /// Its entry blocks, but the unit has not confirmed that it forgot the domain: nothing of the domain is released before it does.
+    Leaving { domain: Domain<A>, tags: Tags },
+}
+
+struct State<A: Architecture> {
+    devices: BTreeMap<Requester, Device>,
+    /// Every requester, and the first requester of the device that it belongs to.
+    owners: BTreeMap<Requester, Requester>,
+    attachments: BTreeMap<(Requester, Option<Pasid>), Attachment<A>>,
+    tags: DomainTags,
+    faults: FaultCounts,
+}
+
+/// A unit, and everything behind it. Cloning gives another handle to the same unit.
+pub struct Unit<A: Architecture>(Arc<UnitInner<A>>);
+
+impl<A: Architecture> Clone for Unit<A> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+pub(crate) struct UnitInner<A: Architecture> {
+    pub(crate) architecture: A,
+    state: <A::Platform as Platform>::Lock<State<A>>,
+}
+
+impl<A: Architecture> UnitInner<A> {
+    pub(crate) fn now(&self) -> Duration {
+        self.architecture.platform().now()
+    }
+
+    pub(crate) fn allocate_tag(&self) -> Result<DomainTag, Error> {
+        let (first, last) = self.architecture.features().domain_tags;
+        self.state.with(|state| state.tags.allocate()).ok_or(Error::NoDomainTags { count: last - first + 1 })
+    }
+
+    pub(crate) fn release_tag(&self, tag: DomainTag) {
+        self.state.with(|state| state.tags.release(tag));
+    }
+}
+
+/// Table memory through the unit that the tables are for.
+impl<A: Architecture> Memory for UnitInner<A> {
+    fn allocate(&self, size: u64, align: u64) -> Option<PhysAddr> {
+        self.architecture.platform().allocate(size, align)
+    }
+    fn free(&self, address: PhysAddr, size: u64, align: u64) {
+        self.architecture.platform().free(address, size, align);
+    }
+    fn load32(&self, address: PhysAddr) -> u32 {
+        self.architecture.platform().load32(address)
+    }
+    fn store32(&self, address: PhysAddr, value: u32) {
+        self.architecture.platform().store32(address, value);
+    }
+    fn load64(&self, address: PhysAddr) -> u64 {
+        self.architecture.platform().load64(address)
+    }
+    fn store64(&self, address: PhysAddr, value: u64) {
+        self.architecture.platform().store64(address, value);
+    }
+    fn compare_exchange64(&self, address: PhysAddr, current: u64, new: u64) -> Result<u64, u64> {
+        self.architecture.platform().compare_exchange64(address, current, new)
+    }
+    fn store64_run(&self, address: PhysAddr, count: usize, value: impl FnMut(usize) -> u64) {
+        self.architecture.platform().store64_run(address, count, value);
+    }
+    fn find_used64(&self, address: PhysAddr, count: usize) -> Option<usize> {
+        self.architecture.platform().find_used64(address, count)
+    }
+    fn flush(&self, address: PhysAddr, length: u64) {
+        self.architecture.platform().flush(address, length);
+    }
+}
+
+impl<A: Architecture> Unit<A> {
+    /// Takes over a unit that an architecture has started.
+    pub fn new(architecture: A) -> Self {
+        let (first, last) = architecture.features().domain_tags;
+        let state = State {
+            devices: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            attachments: BTreeMap::new(),
+            tags: DomainTags::new(first, last),
+            faults: FaultCounts::default(),
+        };
+        Self(Arc::new(UnitInner { architecture, state: Lock::new(state) }))
+    }
+
+    /// What it can do.
+    #[must_use]
+    pub fn features(&self) -> &Features {
+        self.0.architecture.features()
+    }
+
+    /// The architecture's own side of it.
+    #[must_use]
+    pub fn architecture(&self) -> &A {
+        &self.0.architecture
+    }
+
+    /// From here on, devices that are attached to nothing are blocked, and so is everything that a domain does not map.
+    ///
+    /// # Errors
+    /// [`Error::Unit`].
+    pub fn enable(&self) -> Result<(), Error> {
+        self.0.architecture.enable().map_err(Error::Unit)
+    }
+
+    /// Stops translating: from here on every device reaches everything, unless the platform blocks it by other means.
+    ///
+    /// # Errors
+    /// [`Error::Unit`].
+    pub fn disable(&self) -> Result<(), Error> {
+        self.0.architecture.disable().map_err(Error::Unit)
+    }
+
+    /// Detaches and forgets every device, stops translating and gives the unit's memory back: from here on every device reaches
+    /// everything, unless the platform blocks it by other means. Other handles to the unit are of no more use.
+    ///
+    /// # Errors
+    /// [`Error::NotInvalidated`] or [`Error::Unit`]: the unit does not answer, and what it may still read stays allocated.
+    pub fn shut_down(self) -> Result<(), Error> {
+        let attached: Vec<_> = self.0.state.with(|state| state.attachments.keys().copied().collect());
+        for (requester, pasid) in attached {
+            self.detach(requester, pasid)?;
+        }
+        let devices: Vec<_> = self.0.state.with(|state| state.devices.keys().copied().collect());
+        for requester in devices {
+            self.remove_device(requester)?;
+        }
+        self.0.architecture.shut_down().map_err(Error::Unit)
+    }
+
+    /// A domain with mappings of its own, none yet.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`], [`Error::OutOfMemory`].
+    pub fn create_domain(&self, options: DomainOptions) -> Result<Domain<A>, Error> {
+        let formats = &self.features().formats;
+        let features = match options.shape {
+            None => formats.first().ok_or(Error::Unsupported(Feature::AnyFormat))?,
+            Some(shape) => formats
+                .iter()
+                .find(|format| format.shape == shape)
+                .ok_or(Error::Unsupported(Feature::Format(shape)))?,
+        };
+        if options.dirty_tracking && !features.dirty {
+            return Err(Error::Unsupported(Feature::DirtyTracking));
+        }
+        Ok(self.domain(Kind::Mapped(Mappings::new(&self.0, *features, options)?)))
+    }
+
+    /// The domain in which addresses pass unchanged. Devices in it reach all memory.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`].
+    pub fn identity_domain(&self) -> Result<Domain<A>, Error> {
+        if !self.features().identity {
+            return Err(Error::Unsupported(Feature::Identity));
+        }
+        Ok(self.domain(Kind::Identity))
+    }
+
+    /// A domain in which everything is refused, as it is for a device that is attached to nothing; with `silent` without
+    /// a fault record, for a device that floods them.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`].
+    pub fn blocking_domain(&self, silent: bool) -> Result<Domain<A>, Error> {
+        if silent && !self.features().silent_blocking {
+            return Err(Error::Unsupported(Feature::SilentBlocking));
+        }
+        Ok(self.domain(Kind::Blocking { silent }))
+    }
+
+    /// A domain of two stages: the first lies where `first` says and someone else writes it (a guest, who calls for
+    /// [`Domain::invalidate_first_stage`]); the second is `parent`, which maps what the guest takes for physical addresses.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`], [`Error::NotAParent`], [`Error::ForeignDomain`].
+    pub fn nested_domain(&self, parent: &Domain<A>, first: Stage<Ipa>) -> Result<Domain<A>, Error> {
+        if !self.features().nested.contains(&first.format) {
+            return Err(Error::Unsupported(Feature::Nested));
+        }
+        self.check_own(parent)?;
+        match parent.0.mappings() {
+            Ok((owner, mappings)) if core::ptr::eq(owner, &raw const *parent.0) && mappings.is_parent() => {
+                Ok(self.domain(Kind::Nested { parent: parent.clone(), first }))
+            }
+            _ => Err(Error::NotAParent),
+        }
+    }
+
+    fn domain(&self, kind: Kind<A>) -> Domain<A> {
+        Domain(Arc::new(DomainInner::new(self.0.clone(), kind)))
+    }
+
+    fn check_own(&self, domain: &Domain<A>) -> Result<(), Error> {
+        if Arc::ptr_eq(&self.0, &domain.0.unit) { Ok(()) } else { Err(Error::ForeignDomain) }
+    }
+
+    /// Makes a device known. It is blocked, as everything unknown is.
+    ///
+    /// # Errors
+    /// [`Error::DeviceExists`], [`Error::Unsupported`], [`Error::OutOfMemory`], [`Error::NotInvalidated`]. The device is not
+    /// known then.
+    pub fn add_device(&self, device: Device) -> Result<(), Error> {
+        let architecture = &self.0.architecture;
+        let Some(first) = device.requesters.first().copied() else { return Ok(()) };
+        if device.pasid_bits > architecture.features().pasid_bits {
+            return Err(Error::Unsupported(Feature::Pasid));
+        }
+        self.0.state.with(|state| {
+            if let Some(taken) = device.requesters.iter().find(|it| state.owners.contains_key(it)) {
+                return Err(Error::DeviceExists(*taken));
+            }
+            state.owners.extend(device.requesters.iter().map(|requester| (*requester, first)));
+            Ok(())
+        })?;
+        let mut result = Ok(());
+        let mut added = 0;
+        for requester in &device.requesters {
+            result = architecture.add_requester(*requester, device.pasid_bits);
+            if result.is_err() {
+                break;
+            }
+            added += 1;
+        }
+        if let Err(error) = result {
+            for requester in &device.requesters[..added] {
+                // What the unit does not confirm it keeps until it is recovered.
+                let _unconfirmed = architecture.remove_requester(*requester);
+            }
+            self.0.state.with(|state| {
+                for requester in &device.requesters {
+                    state.owners.remove(requester);
+                }
+            });
+            return Err(error);
+        }
+        self.0.state.with(|state| state.devices.insert(first, device));
+        Ok(())
+    }
+
+    /// Forgets a device that is attached to nothing. It stays blocked.
+    ///
+    /// # Errors
+    /// [`Error::UnknownDevice`], [`Error::Attached`], [`Error::NotInvalidated`].
+    pub fn remove_device(&self, requester: impl Into<Requester>) -> Result<(), Error> {
+        let requester = requester.into();
+        let device = self.0.state.with(|state| {
+            if state.attachments.keys().any(|(attached, _)| *attached == requester) {
+                return Err(Error::Attached(requester));
+            }
+            state.devices.remove(&requester).ok_or(Error::UnknownDevice(requester))
+        })?;
+        let mut result = Ok(());
+        for requester in &device.requesters {
+            let removed = self.0.architecture.remove_requester(*requester);
+            result = result.and(removed.map_err(Error::NotInvalidated));
+        }
+        self.0.state.with(|state| {
+            for requester in &device.requesters {
+                state.owners.remove(requester);
+            }
+        });
+        result
+    }
+
+    /// Lets a device, or one PASID of it, reach what a domain maps: all its requesters, or on failure none. `requester` is
+    /// the device's first.
+    ///
+    /// # Errors
+    /// The device is blocked then, as before: [`Error::UnknownDevice`], [`Error::Attached`], [`Error::ForeignDomain`],
+    /// [`Error::NoDomainTags`], [`Error::OutOfMemory`], [`Error::Unsupported`], [`Error::PasidOutOfReach`], [`Error::Reserved`] or
+    /// [`Error::Table`] where its direct regions don't fit the domain; or [`Error::NotInvalidated`]: blocked in the tables, but
+    /// the unit must be recovered before it counts.
+    pub fn attach(
+        &self,
+        requester: impl Into<Requester>,
+        pasid: Option<Pasid>,
+        domain: &Domain<A>,
+    ) -> Result<(), Error> {
+        let requester = requester.into();
+        self.check_own(domain)?;
+        let key = (requester, pasid);
+        let device = self.0.state.with(|state| {
+            let device = state.devices.get(&requester).ok_or(Error::UnknownDevice(requester))?;
+            if let Some(pasid) = pasid.filter(|pasid| pasid.value() >> device.pasid_bits != 0) {
+                return Err(Error::PasidOutOfReach(pasid));
+            }
+            match state.attachments.entry(key) {
+                Entry::Occupied(_) => Err(Error::Attached(requester)),
+                Entry::Vacant(entry) => {
+                    entry.insert(Attachment::Changing);
+                    Ok(device.clone())
+                }
+            }
+        })?;
+        let outcome = self.change_in(&device, pasid, domain);
+        let (state, result) = match outcome {
+            Ok(tags) => (Some(Attachment::Attached { domain: domain.clone(), tags }), Ok(())),
+            Err((Some(tags), error)) => {
+                (Some(Attachment::Leaving { domain: domain.clone(), tags }), Err(error))
+            }
+            Err((None, error)) => (None, Err(error)),
+        };
+        self.set_attachment(key, state);
+        result
+    }
+
+    /// Counts the device into the domain and writes its entries; or takes back what was done. With the error come the tags where
+    /// the unit may still use them.
+    fn change_in(
+        &self,
+        device: &Device,
+        pasid: Option<Pasid>,
+        domain: &Domain<A>,
+    ) -> Result<Tags, (Option<Tags>, Error)> {
+        let inner = &domain.0;
+        let tags = inner.enter(pasid).map_err(|error| (None, error))?;
+        if let Err(error) = inner.add_regions(&device.regions) {
+            inner.leave(tags);
+            return Err((None, error));
+        }
+        let context = inner.context(tags);
+        let mut result = Ok(());
+        let mut written = 0;
+        for requester in &device.requesters {
+            match self.0.architecture.set_context(*requester, pasid, &UNATTACHED, &context) {
+                Ok(()) => written += 1,
+                Err(ContextError::Refused(error)) => {
+                    result = Err(error);
+                    break;
+                }
+                Err(ContextError::Uncertain(error)) => {
+                    written += 1;
+                    result = Err(Error::NotInvalidated(error));
+                    break;
+                }
+            }
+        }
+        let Err(error) = result else { return Ok(tags) };
+        let back = self.block(&device.requesters[..written], pasid, &context);
+        if let Err(back) = back {
+            return Err((Some(tags), back));
+        }
+        let regions = inner.remove_regions(&device.regions);
+        inner.leave(tags);
+        Err((None, regions.err().unwrap_or(error)))
+    }
+
+    /// Writes every entry to block, whatever the unit says to any of them.
+    fn block(&self, requesters: &[Requester], pasid: Option<Pasid>, former: &Context) -> Result<(), Error> {
+        let mut result = Ok(());
+        for requester in requesters {
+            let blocked = self.0.architecture.set_context(*requester, pasid, former, &UNATTACHED);
+            result = result.and(blocked.map_err(|error| match error {
+                ContextError::Refused(error) => error,
+                ContextError::Uncertain(error) => Error::NotInvalidated(error),
+            }));
+        }
+        result
+    }
+
+    fn set_attachment(&self, key: (Requester, Option<Pasid>), attachment: Option<Attachment<A>>) {
+        // Dropped outside the lock: with the last handle to a domain go its tables.
+        let _former = self.0.state.with(|state| match attachment {
+            Some(attachment) => state.attachments.insert(key, attachment),
+            None => state.attachments.remove(&key),
+        });
+    }
+
+    /// Blocks a device, or one PASID of it. On success it reaches nothing any more, nor has any access in flight.
+    ///
+    /// # Errors
+    /// [`Error::NotAttached`], [`Error::Attached`] where another thread is changing it; or [`Error::NotInvalidated`]: its
+    /// entries block, but the unit may still use what it cached. It stays attached to the domain, in name, until
+    /// [`Self::recover`] succeeds, so that nothing of the domain is reused.
+    pub fn detach(&self, requester: impl Into<Requester>, pasid: Option<Pasid>) -> Result<(), Error> {
+        let requester = requester.into();
+        let key = (requester, pasid);
+        let (device, domain, tags) = self.0.state.with(|state| {
+            let device = state.devices.get(&requester).ok_or(Error::UnknownDevice(requester))?.clone();
+            match state.attachments.remove(&key) {
+                Some(Attachment::Attached { domain, tags }) => {
+                    state.attachments.insert(key, Attachment::Changing);
+                    Ok((device, domain, tags))
+                }
+                Some(other) => {
+                    state.attachments.insert(key, other);
+                    Err(Error::Attached(requester))
+                }
+                None => Err(Error::NotAttached(requester)),
+            }
+        })?;
+        let context = domain.0.context(tags);
+        if let Err(error) = self.block(&device.requesters, pasid, &context) {
+            self.set_attachment(key, Some(Attachment::Leaving { domain, tags }));
+            return Err(error);
+        }
+        let regions = domain.0.remove_regions(&device.regions);
+        domain.0.leave(tags);
+        self.set_attachment(key, None);
+        regions
+    }
+
+    /// The domain that a device, or one PASID of it, is in.
+    #[must_use]
+    pub fn domain_of(&self, requester: impl Into<Requester>, pasid: Option<Pasid>) -> Option<Domain<A>> {
+        self.0.state.with(|state| match state.attachments.get(&(requester.into(), pasid)) {
+            Some(Attachment::Attached { domain, .. }) => Some(domain.clone()),
+            _ => None,
+        })
+    }
+
+    /// Starts invalidation again after an error, and finishes what waited for it: devices that could not be detached are, and
+    /// their domains may be reused. Domains with open tickets complete them in [`Domain::flush`].
+    ///
+    /// # Errors
+    /// [`Error::Unit`]; everything stays as it was, and may be tried again.
+    pub fn recover(&self) -> Result<(), Error> {
+        // Only what was leaving before the unit forgot everything is done after.
+        let leaving: Vec<_> = self.0.state.with(|state| {
+            let leaving = state.attachments.iter().filter(|(_, it)| matches!(it, Attachment::Leaving { .. }));
+            leaving.map(|(key, _)| *key).collect()
+        });
+        self.0.architecture.recover().map_err(Error::Unit)?;
+        let mut result = Ok(());
+        for key in leaving {
+            let taken = self.0.state.with(|state| match state.attachments.get_mut(&key) {
+                Some(attachment @ Attachment::Leaving { .. }) => {
+                    Some(core::mem::replace(attachment, Attachment::Changing))
+                }
+                _ => None,
+            });
+            if let Some(Attachment::Leaving { domain, tags }) = taken {
+                let regions = self.0.state.with(|state| {
+                    state.devices.get(&key.0).map(|device| device.regions.clone()).unwrap_or_default()
+                });
+                result = result.and(domain.0.remove_regions(&regions));
+                domain.0.leave(tags);
+                self.set_attachment(key, None);
+            }
+        }
+        result
+    }
+
+    /// Hands every waiting fault record to `sink`, oldest first, and makes room for new ones. Bounded, however fast new
+    /// ones come. What was found is returned, and added to [`Self::fault_totals`].
+    pub fn read_faults(&self, mut sink: impl FnMut(FaultRecord)) -> FaultCounts {
+        let counts = self.0.architecture.read_faults(&mut sink);
+        self.0.state.with(|state| {
+            state.faults.read += counts.read;
+            state.faults.unknown += counts.unknown;
+            state.faults.overflows += counts.overflows;
+        });
+        counts
+    }
+
+    /// All fault records and overflows so far.
+    #[must_use]
+    pub fn fault_totals(&self) -> FaultCounts {
+        self.0.state.with(|state| state.faults)
+    }
+}

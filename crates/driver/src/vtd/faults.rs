@@ -1,0 +1,45 @@
+//! Primary fault logging (VT-d 7.2.1).
+
+use portcullis_spec::vtd::fault::FaultRecord as Record;
+use portcullis_spec::vtd::registers::{Cap, Fsts};
+
+use super::registers::Registers;
+use crate::common::architecture::{FaultCounts, FaultRecord};
+use crate::platform::{Mmio, Platform};
+
+/// Reads each fault recording register once, from the oldest record (FSTS.FRI) on, and frees it. Records that come meanwhile
+/// are read too where the turn has not passed their register; the others next time.
+pub(super) fn read<M: Mmio, P: Platform>(
+    registers: &Registers<M, P>,
+    cap: Cap,
+    segment: u16,
+    sink: &mut dyn FnMut(FaultRecord),
+) -> FaultCounts {
+    let mut counts = FaultCounts::default();
+    let fsts = registers.fsts();
+    if fsts.into_bits() == u32::MAX || !(fsts.ppf() || fsts.pfo()) {
+        return counts;
+    }
+    let number = cap.fault_recording_registers();
+    let first = u16::from(fsts.fri());
+    for step in 0..number {
+        let index = (first + step) % number;
+        let raw = registers.fault_record(cap, index);
+        let record = Record::decode(raw);
+        if !record.high.f() {
+            continue;
+        }
+        registers.clear_fault_record(cap, index);
+        counts.read += 1;
+        match record.to_fault(segment) {
+            Some(fault) => sink(FaultRecord { fault, raw: [raw[0], raw[1], 0, 0] }),
+            None => counts.unknown += 1,
+        }
+    }
+    // 7.2.1: while PFO is set no further record is written.
+    if registers.fsts().pfo() {
+        counts.overflows += 1;
+        registers.clear_fsts(Fsts::new().with_pfo(true));
+    }
+    counts
+}
