@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use crate::topology::{
-    AddressRange, Fact, FindingKind, Findings, ReservedRegion, Signature, Source, Topology,
+    AddressRange, Fact, FindingKind, Findings, IdMap, ReservedRegion, Signature, Source, Topology,
 };
 
 /// A topology under construction from one table.
@@ -48,6 +48,18 @@ impl Build {
         }
     }
 
+    /// Reports ranges of input IDs (first, last, offset of the statement) that share IDs.
+    pub(crate) fn overlapping_ids(&mut self, mut ranges: Vec<(u64, u64, usize)>) {
+        ranges.sort_unstable();
+        let mut reached: Option<u64> = None;
+        for (first, last, offset) in ranges {
+            if let Some(end) = reached.filter(|end| *end >= first) {
+                self.finding(offset, FindingKind::OverlappingIds { first, last: end.min(last) });
+            }
+            reached = reached.max(Some(last));
+        }
+    }
+
     /// Reports reserved regions that share addresses, each with the one before it that reaches furthest.
     pub(crate) fn overlapping_regions(&mut self) {
         let mut order: Vec<&ReservedRegion> = self.topology.reserved.iter().collect();
@@ -68,12 +80,42 @@ impl Build {
     }
 }
 
+/// Longest name that is believed. Names are kept once for each statement about a device, so that longer ones would let a
+/// hostile table grow to the square of its size.
+const NAME_LIMIT: usize = 256;
+
 /// A name that NUL ends (or the bytes do, which ACPI tables of real machines do as well): printable ASCII, not empty.
 pub(crate) fn trimmed_name(bytes: &[u8]) -> Result<&str, &'static str> {
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    if end > NAME_LIMIT {
+        return Err("a name of at most 256 characters");
+    }
     match core::str::from_utf8(&bytes[..end]) {
         Ok("") => Err("a name: it is empty"),
         Ok(name) if name.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ') => Ok(name),
         _ => Err("printable text"),
     }
+}
+
+/// A range of IDs, cut to the `bits` bits that input IDs have and to 32 bits of output, and what is wrong with it: the map,
+/// first and last input ID. `None` where nothing is left.
+pub(crate) fn id_range(
+    input: u32,
+    output: u32,
+    count: u64,
+    bits: u8,
+) -> (Option<(IdMap, u32, u32)>, Option<FindingKind>) {
+    let inputs = (1u64 << bits).saturating_sub(input.into());
+    let outputs = (1u64 << 32) - u64::from(output);
+    let kept = count.min(inputs).min(outputs);
+    let problem = if inputs < count {
+        Some(FindingKind::IdOverflow { first: input, count, bits })
+    } else if outputs < count {
+        Some(FindingKind::IdOverflow { first: output, count, bits: 32 })
+    } else {
+        None
+    };
+    let last = u64::from(input) + kept.saturating_sub(1);
+    let range = u32::try_from(last).ok().filter(|_| kept > 0);
+    (range.map(|last| (IdMap::Offset { input, output, count: kept }, input, last)), problem)
 }

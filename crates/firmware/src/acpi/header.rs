@@ -93,6 +93,11 @@ impl Writer {
         kind
     }
 
+    /// Where the next byte goes, as offset fields hold it.
+    pub(crate) fn offset_of<T: TryFrom<usize>>(&self, what: &'static str) -> Result<T, WriteError> {
+        self.since(0, what)
+    }
+
     /// Bytes since `start`, as a length field of type `T` holds them.
     pub(crate) fn since<T: TryFrom<usize>>(&self, start: usize, what: &'static str) -> Result<T, WriteError> {
         T::try_from(self.len() - start).map_err(|_| WriteError::TooLong { what, length: self.len() - start })

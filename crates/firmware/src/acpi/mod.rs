@@ -10,8 +10,11 @@ mod build;
 mod decode;
 pub mod dmar;
 mod header;
+pub mod iort;
 pub mod ivrs;
 mod layout;
+pub mod rimt;
+pub mod viot;
 mod walk;
 
 use alloc::vec::Vec;
@@ -20,6 +23,7 @@ use crate::topology::{FindingKind, Findings, Signature, Source, Topology};
 
 pub use decode::{Block, Field, Value, fields};
 pub use header::{Header, WriteError};
+pub use walk::Reference;
 
 use build::Build;
 use header::View;
@@ -32,6 +36,12 @@ pub enum Table {
     Dmar(dmar::Dmar),
     /// AMD-Vi.
     Ivrs(ivrs::Ivrs),
+    /// Arm SMMU and GIC ITS.
+    Iort(iort::Iort),
+    /// virtio-iommu.
+    Viot(viot::Viot),
+    /// RISC-V IOMMU.
+    Rimt(rimt::Rimt),
 }
 
 impl Table {
@@ -44,6 +54,9 @@ impl Table {
         let table = match view.signature {
             Signature::DMAR => dmar::Dmar::read(&view, &mut findings).map(Self::Dmar),
             Signature::IVRS => ivrs::Ivrs::read(&view, &mut findings).map(Self::Ivrs),
+            Signature::IORT => iort::Iort::read(&view, &mut findings).map(Self::Iort),
+            Signature::VIOT => viot::Viot::read(&view, &mut findings).map(Self::Viot),
+            Signature::RIMT => rimt::Rimt::read(&view, &mut findings).map(Self::Rimt),
             signature => {
                 findings.push(Source::table(signature, 0), FindingKind::UnknownSignature { signature });
                 None
@@ -61,6 +74,9 @@ impl Table {
         match self {
             Self::Dmar(table) => table.write(),
             Self::Ivrs(table) => table.write(),
+            Self::Iort(table) => table.write(),
+            Self::Viot(table) => table.write(),
+            Self::Rimt(table) => table.write(),
         }
     }
 }
@@ -76,6 +92,9 @@ pub fn topology(bytes: &[u8]) -> Topology {
     match view.signature {
         Signature::DMAR => dmar::topology(&view, build),
         Signature::IVRS => ivrs::topology(&view, build),
+        Signature::IORT => iort::topology(&view, build),
+        Signature::VIOT => viot::topology(&view, build),
+        Signature::RIMT => rimt::topology(&view, build),
         signature => {
             build.finding(0, FindingKind::UnknownSignature { signature });
             build.finish()
@@ -90,6 +109,9 @@ pub fn decode(bytes: &[u8]) -> Option<Vec<Block<'_>>> {
     match view.signature {
         Signature::DMAR => Some(dmar::decode(&view)),
         Signature::IVRS => Some(ivrs::decode(&view)),
+        Signature::IORT => Some(iort::decode(&view)),
+        Signature::VIOT => Some(viot::decode(&view)),
+        Signature::RIMT => Some(rimt::decode(&view)),
         _ => None,
     }
 }

@@ -1,5 +1,8 @@
 //! Sequences of structures that carry their own length: the one loop over bytes that all tables share.
 
+use alloc::collections::BTreeMap;
+
+use super::header::WriteError;
 use super::layout::get;
 use crate::topology::FindingKind;
 
@@ -79,5 +82,32 @@ impl<'a> Iterator for Walk<'a> {
         let offset = self.at;
         self.at += stated;
         Some(Raw { offset, bytes })
+    }
+}
+
+/// A reference from one node to another.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Reference {
+    /// To the node at this place in the table's list of nodes.
+    Node(usize),
+    /// To this offset from the table's start, where no node begins.
+    Offset(u32),
+}
+
+impl Reference {
+    /// `index` gives the place in the list of the node that begins at an offset.
+    pub(crate) fn new(offset: u32, index: &BTreeMap<usize, usize>) -> Self {
+        let node = usize::try_from(offset).ok().and_then(|offset| index.get(&offset));
+        node.map_or(Self::Offset(offset), |node| Self::Node(*node))
+    }
+
+    /// The offset; `starts` has that of each node.
+    pub(crate) fn resolve(self, what: &'static str, starts: &[u32]) -> Result<u32, WriteError> {
+        match self {
+            Self::Offset(offset) => Ok(offset),
+            Self::Node(index) => {
+                starts.get(index).copied().ok_or(WriteError::NoSuchNode { what, index, count: starts.len() })
+            }
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Routes: which device goes to which unit, and under which number.
 
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -286,7 +287,7 @@ pub struct MessageRoute {
     /// Under which DeviceID.
     pub ids: IdMap,
     /// To the ITSs with these identifiers.
-    pub its: Vec<u32>,
+    pub its: Arc<[u32]>,
     /// Who says so.
     pub source: Source,
 }
