@@ -2,3 +2,51 @@
 
 pub mod program;
 pub mod shrink;
+pub mod vtd;
+
+use crate::machine::MachineError;
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// What was compared.
+#[derive(Clone, Default, Debug)]
+pub struct Tally {
+    /// Comparisons that found no difference.
+    pub checks: u64,
+    /// Comparisons that found a known departure of the other machine from the specification, by its description.
+    pub departures: BTreeMap<&'static str, u64>,
+}
+
+impl Tally {
+    /// Count another's too.
+    pub fn add(&mut self, other: &Self) {
+        self.checks += other.checks;
+        for (what, count) in &other.departures {
+            *self.departures.entry(what).or_default() += count;
+        }
+    }
+}
+
+/// Why a comparison ended early.
+#[derive(Debug)]
+pub enum Failure {
+    /// Two sides differ: the shortest program that shows it, and what each did.
+    Difference(String),
+    /// A machine could not be used.
+    Machine(MachineError),
+}
+
+impl From<MachineError> for Failure {
+    fn from(error: MachineError) -> Self {
+        Self::Machine(error)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Difference(text) => f.write_str(text),
+            Self::Machine(error) => error.fmt(f),
+        }
+    }
+}

@@ -51,6 +51,14 @@ pub fn shortest<S: Clone>(
     }
 }
 
+/// Simplify `thing` as long as it still fails, by the first of its simpler forms that does.
+pub fn simplest<S>(mut thing: S, simpler: impl Fn(&S) -> Vec<S>, mut fails: impl FnMut(&S) -> bool) -> S {
+    while let Some(simple) = simpler(&thing).into_iter().find(|simple| fails(simple)) {
+        thing = simple;
+    }
+    thing
+}
+
 #[cfg(test)]
 mod tests {
     use super::shortest;

@@ -382,7 +382,8 @@ impl<M: Words> Walk<'_, M> {
             let is_large = level > 0 && bit(entry, 7);
             let is_leaf = level == 0 || is_large;
             let size = 12 + 9 * level as u32;
-            let mut reserved = unit.beyond(51);
+            // 9.8: bit 62 was the transient mapping until revision 3.2.
+            let mut reserved = unit.beyond(51) | 1 << 62;
             if is_large && (level > 2 || !bit(unit.cap, 33 + level as u32)) {
                 reserved |= 1 << 7;
             } else if is_large {

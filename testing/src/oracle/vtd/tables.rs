@@ -1,0 +1,385 @@
+//! Tables written by the test itself, word by word: valid ones of every shape, then some of their bits changed.
+//!
+//! No driver and no encoder has a part in this, so that what no driver would ever write is reached too: reserved bits,
+//! types that don't exist, pointers to anywhere.
+
+use rand::seq::IndexedRandom as _;
+use rand::{Rng, RngExt as _};
+use std::fmt;
+
+/// How a case's requester is translated.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Kind {
+    /// Legacy mode, through second-stage tables.
+    Legacy,
+    /// Legacy mode, unchanged.
+    LegacyPassThrough,
+    /// Scalable mode, first stage.
+    First,
+    /// Scalable mode, second stage.
+    Second,
+    /// Scalable mode, both.
+    Nested,
+    /// Scalable mode, unchanged.
+    PassThrough,
+}
+
+impl Kind {
+    /// Whether its root table is a scalable-mode one.
+    #[must_use]
+    pub const fn is_scalable(self) -> bool {
+        !matches!(self, Self::Legacy | Self::LegacyPassThrough)
+    }
+    const fn has_first(self) -> bool {
+        matches!(self, Self::First | Self::Nested)
+    }
+    const fn has_second(self) -> bool {
+        matches!(self, Self::Legacy | Self::Second | Self::Nested)
+    }
+}
+
+/// A valid set of tables, before anything is changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Shape {
+    /// How the requester is translated.
+    pub kind: Kind,
+    /// Levels of the first stage, 4 or 5.
+    pub first_levels: u8,
+    /// Levels of the second stage, 3 to 5.
+    pub second_levels: u8,
+    /// Level at which the mapping's leaf is: 0 for 4 KiB, 1 for 2 MiB, 2 for 1 GiB pages.
+    pub leaf: u8,
+    /// Whether the second stage sets flags (SSADE), and the first the extended one (EAFE).
+    pub flags: bool,
+    /// Who asks: bus in bits 15:8, device and function below.
+    pub requester_id: u16,
+    /// PASID, where the request carries one.
+    pub pasid: Option<u32>,
+    /// First byte of the mapped address range: a multiple of what the leaf maps.
+    pub address: u64,
+}
+
+/// One word of the tables.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Word {
+    /// Which it is.
+    pub name: &'static str,
+    /// Where it lies.
+    pub at: u64,
+    /// What it holds.
+    pub value: u64,
+}
+
+/// A word that is not what the shape makes it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Change {
+    /// Its index in [`Tables::words`].
+    pub word: usize,
+    /// Its bits that are inverted.
+    pub flip: u64,
+}
+
+/// A set of tables and a request that reads 4 bytes and then writes 8.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Case {
+    /// The tables before anything is changed.
+    pub shape: Shape,
+    /// What is changed.
+    pub changes: Vec<Change>,
+    /// First byte read; a multiple of 4.
+    pub read: u64,
+    /// First byte written; leaves 8 divided by 128.
+    pub write: u64,
+    /// Whether the request asks for supervisor rights; only with a PASID.
+    pub privileged: bool,
+}
+
+/// A case's tables.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Tables {
+    /// What the root table address register holds.
+    pub root: u64,
+    /// Every word that is not zero before the changes, and others that matter.
+    pub words: Vec<Word>,
+}
+
+/// Where tables lie, and where what they map lies.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    /// First of [`TABLE_PAGES`] pages.
+    pub tables: u64,
+    /// First byte of data, a multiple of 2 MiB below 1 GiB.
+    pub data: u64,
+}
+
+/// Pages that tables take.
+pub const TABLE_PAGES: u64 = 24;
+/// Bytes of data that a request of a case may reach.
+pub const WINDOW: u64 = 8 * 4096;
+
+const FIRST: u64 = 5;
+const SECOND: u64 = 10;
+/// Second-stage leaf tables that a nested case's first-stage tables and data are reached through.
+const SECOND_SPARE: u64 = 16;
+
+struct Builder {
+    layout: Layout,
+    words: Vec<Word>,
+}
+
+impl Builder {
+    const fn page(&self, index: u64) -> u64 {
+        self.layout.tables + index * 4096
+    }
+
+    fn put(&mut self, name: &'static str, at: u64, value: u64) {
+        self.words.push(Word { name, at, value });
+    }
+
+    /// Tables from the page `first` on that map `address` to `target` with a leaf at `leaf`.
+    fn walk(&mut self, first: u64, levels: u8, leaf: u8, address: u64, target: u64, style: &Style) {
+        for level in (leaf..levels).rev() {
+            let depth = u64::from(levels - 1 - level);
+            let table = self.page(first + depth);
+            let index = |address: u64| address >> (12 + 9 * u32::from(level)) & 511;
+            let name = style.names[usize::from(level)];
+            if level > leaf {
+                let next = self.page(first + depth + 1);
+                self.put(name, table + index(address) * 8, next | style.table);
+            } else if level == 0 {
+                for page in 0..WINDOW / 4096 {
+                    let value = (target + page * 4096) | style.page;
+                    self.put(name, table + index(address + page * 4096) * 8, value);
+                }
+            } else {
+                let size = 1u64 << (12 + 9 * u32::from(level));
+                self.put(name, table + index(address) * 8, (target & !(size - 1)) | style.page | 1 << 7);
+            }
+        }
+    }
+}
+
+struct Style {
+    names: [&'static str; 5],
+    table: u64,
+    page: u64,
+}
+
+const FIRST_STYLE: Style = Style {
+    names: [
+        "first-stage PTE",
+        "first-stage PDE",
+        "first-stage PDPTE",
+        "first-stage PML4E",
+        "first-stage PML5E",
+    ],
+    // P, R/W, U/S.
+    table: 7,
+    page: 7,
+};
+const SECOND_STYLE: Style = Style {
+    names: [
+        "second-stage PTE",
+        "second-stage PDE",
+        "second-stage PDPTE",
+        "second-stage PML4E",
+        "second-stage PML5E",
+    ],
+    // R, W.
+    table: 3,
+    page: 3,
+};
+
+impl Shape {
+    /// The tables of this shape: `address` leads to the layout's data, or to where the leaf's size lets it.
+    #[must_use]
+    pub fn tables(&self, layout: Layout) -> Tables {
+        let mut builder = Builder { layout, words: Vec::new() };
+        let root = builder.page(0);
+        let (bus, devfn) = (u64::from(self.requester_id >> 8), u64::from(self.requester_id & 0xff));
+        let aw = u64::from(self.second_levels) - 2;
+        let domain = 5;
+        if self.kind.is_scalable() {
+            let context = builder.page(1);
+            builder.put("scalable-mode root entry half", root + bus * 16 + devfn / 128 * 8, context | 1);
+            let at = context + devfn % 128 * 32;
+            // P, and PASIDE where it is used; a directory of 2^7 entries.
+            let paside = if self.pasid.is_some() { 1 << 3 } else { 0 };
+            builder.put("scalable-mode context entry, word 0", at, builder.page(3) | paside | 1);
+            builder.put("scalable-mode context entry, word 1", at + 8, 0);
+            builder.put("scalable-mode context entry, word 2", at + 16, 0);
+            builder.put("scalable-mode context entry, word 3", at + 24, 0);
+            let pasid = u64::from(self.pasid.unwrap_or(0));
+            builder.put("PASID directory entry", builder.page(3) + pasid / 64 * 8, builder.page(4) | 1);
+            let at = builder.page(4) + pasid % 64 * 64;
+            let (kind, mut word0, mut word2) = match self.kind {
+                // AW is ignored here, and set as software usually sets it.
+                Kind::First => (1, aw << 2, builder.page(FIRST)),
+                Kind::Second => (2, builder.page(SECOND) | aw << 2, 0),
+                Kind::Nested => (3, builder.page(SECOND) | aw << 2, builder.page(FIRST)),
+                _ => (4, 0, 0),
+            };
+            if self.kind.has_first() {
+                word2 |= u64::from(self.first_levels - 4) << 2;
+                word2 |= u64::from(self.flags) << 7;
+            }
+            if self.kind.has_second() {
+                word0 |= u64::from(self.flags) << 9;
+            }
+            builder.put("PASID table entry, word 0", at, word0 | kind << 6 | 1);
+            builder.put("PASID table entry, word 1", at + 8, domain);
+            builder.put("PASID table entry, word 2", at + 16, word2);
+            for (word, name) in (3..).zip([
+                "PASID table entry, word 3",
+                "PASID table entry, word 4",
+                "PASID table entry, word 5",
+                "PASID table entry, word 6",
+                "PASID table entry, word 7",
+            ]) {
+                builder.put(name, at + word * 8, 0);
+            }
+        } else {
+            let context = builder.page(1);
+            builder.put("root entry, low", root + bus * 16, context | 1);
+            builder.put("root entry, high", root + bus * 16 + 8, 0);
+            let (table, kind) = match self.kind {
+                Kind::Legacy => (builder.page(SECOND), 0),
+                _ => (0, 2),
+            };
+            builder.put("context entry, low", context + devfn * 16, table | kind << 2 | 1);
+            builder.put("context entry, high", context + devfn * 16 + 8, domain << 8 | aw);
+        }
+        let data = layout.data;
+        match self.kind {
+            Kind::First => {
+                builder.walk(FIRST, self.first_levels, self.leaf, self.address, data, &FIRST_STYLE);
+            }
+            Kind::Legacy | Kind::Second => {
+                builder.walk(SECOND, self.second_levels, self.leaf, self.address, data, &SECOND_STYLE);
+            }
+            Kind::Nested => {
+                builder.walk(FIRST, self.first_levels, self.leaf, self.address, data, &FIRST_STYLE);
+                // The second stage maps data and tables to themselves.
+                builder.walk(SECOND, self.second_levels, 0, data, data, &SECOND_STYLE);
+                let leaf_table = builder.page(SECOND_SPARE);
+                let directory = builder.page(SECOND + u64::from(self.second_levels) - 2);
+                let (style, tables) = (&SECOND_STYLE, layout.tables);
+                builder.put(style.names[1], directory + (tables >> 21 & 511) * 8, leaf_table | style.table);
+                for page in 0..TABLE_PAGES {
+                    let address = tables + page * 4096;
+                    let at = leaf_table + (address >> 12 & 511) * 8;
+                    builder.put("second-stage PTE of a table", at, address | style.page);
+                }
+            }
+            Kind::LegacyPassThrough | Kind::PassThrough => {}
+        }
+        let mode = if self.kind.is_scalable() { 1 << 10 } else { 0 };
+        Tables { root: root | mode, words: builder.words }
+    }
+}
+
+impl Case {
+    /// The tables, with the changes made.
+    #[must_use]
+    pub fn tables(&self, layout: Layout) -> Tables {
+        let mut tables = self.shape.tables(layout);
+        for change in &self.changes {
+            tables.words[change.word].value ^= change.flip;
+        }
+        tables
+    }
+
+    /// A case of this shape with random changes and a random request.
+    pub fn random(shape: Shape, layout: Layout, random: &mut impl Rng) -> Self {
+        let words = shape.tables(layout).words;
+        let count = *[0, 1, 1, 1, 1, 2, 2, 3].choose(random).unwrap_or(&1);
+        let changes = (0..count)
+            .map(|_| {
+                let word = random.random_range(0..words.len());
+                Change { word, flip: random_flip(words[word].value, random) }
+            })
+            .collect();
+        let base = match shape.kind {
+            Kind::LegacyPassThrough | Kind::PassThrough => layout.data,
+            _ => shape.address + (layout.data & ((1 << (12 + 9 * u32::from(shape.leaf))) - 1)),
+        };
+        let mut address = |align: u64, remainder: u64| {
+            let offset = random.random_range(0..WINDOW) / align * align + remainder;
+            let stray = match random.random_range(0..16) {
+                0 => 1 << random.random_range(12..64),
+                1 => u64::MAX << random.random_range(30..64),
+                _ => 0,
+            };
+            (base + offset % WINDOW) ^ stray
+        };
+        let (read, write) = (address(4, 0), address(128, 8));
+        let privileged = shape.pasid.is_some() && random.random_ratio(1, 4);
+        Self { shape, changes, read, write, privileged }
+    }
+
+    /// Simpler cases, the simplest first: fewer changes, and fewer bits in them.
+    #[must_use]
+    pub fn simpler(&self) -> Vec<Self> {
+        let mut simpler = Vec::new();
+        for (index, change) in self.changes.iter().enumerate() {
+            let mut without = self.clone();
+            without.changes.remove(index);
+            simpler.push(without);
+            if change.flip.count_ones() > 1 {
+                for bit in (0..64).map(|bit| 1u64 << bit).filter(|bit| change.flip & bit != 0) {
+                    let mut one = self.clone();
+                    one.changes[index].flip = bit;
+                    simpler.push(one);
+                }
+                for bit in (0..64).map(|bit| 1u64 << bit).filter(|bit| change.flip & bit != 0) {
+                    let mut fewer = self.clone();
+                    fewer.changes[index].flip ^= bit;
+                    simpler.push(fewer);
+                }
+            }
+        }
+        simpler
+    }
+}
+
+/// Mostly one bit, sometimes a few, sometimes anything.
+fn random_flip(value: u64, random: &mut impl Rng) -> u64 {
+    let bit = |random: &mut dyn Rng| 1u64 << random.random_range(0..64u32);
+    match random.random_range(0..10) {
+        0..=4 => bit(random),
+        5 => 1 << random.random_range(0..12u32),
+        6 => bit(random) | bit(random),
+        7 => value,
+        8 => (random.random::<u64>() & 0xfff) << random.random_range(0..56u32),
+        _ => random.random(),
+    }
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Shape { kind, first_levels, second_levels, leaf, flags, requester_id, pasid, address } =
+            self.shape;
+        write!(f, "{kind:?}: requester {requester_id:#06x}")?;
+        if let Some(pasid) = pasid {
+            write!(f, " PASID {pasid:#x}{}", if self.privileged { " privileged" } else { "" })?;
+        }
+        if kind.has_first() {
+            write!(f, ", first stage of {first_levels} levels")?;
+        }
+        if kind.has_second() {
+            write!(f, ", second stage of {second_levels} levels")?;
+        }
+        writeln!(
+            f,
+            ", {address:#x} mapped with a leaf at level {leaf}{}",
+            if flags { ", flags on" } else { "" }
+        )?;
+        let layout = Layout { tables: 0x80_0000, data: 0x20_0000 };
+        let before = self.shape.tables(layout).words;
+        for change in &self.changes {
+            let Word { name, value, .. } = before[change.word];
+            writeln!(f, "  {name}: {value:#x} becomes {:#x}", value ^ change.flip)?;
+        }
+        write!(f, "  read 4 bytes at {:#x}, then write 8 at {:#x}", self.read, self.write)
+    }
+}

@@ -1,0 +1,30 @@
+//! Hand-made tables before QEMU and the reference: they agree, and QEMU departs exactly where it is said to.
+
+use portcullis_testing::machine::MachineError;
+use portcullis_testing::machine::vtd::Mode;
+use portcullis_testing::oracle::vtd::qemu_tables;
+use portcullis_testing::oracle::{Failure, Tally};
+use portcullis_testing::qtest::QemuError;
+
+fn unless_absent(outcome: Result<Tally, Failure>) -> Option<Tally> {
+    match outcome {
+        Ok(tally) => Some(tally),
+        Err(Failure::Machine(MachineError::Qemu(QemuError::Absent { program }))) => {
+            println!("skipped: {program} is not installed");
+            None
+        }
+        Err(failure) => panic!("{failure}"),
+    }
+}
+
+#[test]
+fn reference_and_qemu_agree_on_broken_tables() {
+    for mode in Mode::ALL {
+        unless_absent(qemu_tables::run(mode, 300, 7));
+    }
+}
+
+#[test]
+fn qemu_shows_every_departure_that_is_listed() {
+    unless_absent(qemu_tables::assert_departures());
+}
