@@ -6,6 +6,7 @@
 //! - a *source* is where a statement came from;
 //! - a *finding* is something wrong or remarkable with a source.
 
+mod append;
 mod finding;
 mod reserved;
 mod route;
