@@ -3,6 +3,8 @@
 //! One untranslated request that stays in one 4 KiB page. Interrupt requests (writes without PASID to 0xfeex_xxxx) are not
 //! DMA and not decided here.
 
+use super::{Update, Words, bit, bits};
+
 /// The unit: its capability registers as they read, and how wide physical addresses are.
 #[derive(Clone, Copy, Debug)]
 pub struct Unit {
@@ -45,29 +47,6 @@ pub enum Decision {
     },
     /// It is refused without a word (abort-DMA mode, 3.3).
     Abort,
-}
-
-/// Physical memory: a 64-bit word, or nothing where there is no memory.
-pub trait Words {
-    /// The word at `address`, a multiple of 8.
-    fn load(&self, address: u64) -> Option<u64>;
-}
-
-impl<F: Fn(u64) -> Option<u64>> Words for F {
-    fn load(&self, address: u64) -> Option<u64> {
-        self(address)
-    }
-}
-
-/// A word that the unit writes: accessed and dirty flags.
-pub type Update = (u64, u64);
-
-fn bit(value: u64, number: u32) -> bool {
-    value >> number & 1 == 1
-}
-
-fn bits(value: u64, high: u32, low: u32) -> u64 {
-    value >> low & (u64::MAX >> (63 - (high - low)))
 }
 
 const PAGE: u64 = !0xfff;
