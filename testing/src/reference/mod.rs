@@ -4,6 +4,7 @@
 //! or the models that it judges: no caches, no types that could hide a mistake in common, one request at a time.
 
 pub mod riscv;
+pub mod smmuv3;
 pub mod vtd;
 
 /// Physical memory: a 64-bit word, or nothing where there is no memory.
