@@ -261,7 +261,7 @@ impl<M: Words> Walk<'_, M> {
             }
             // 5.1: L2Ptr is aligned to the table.
             let align = span - 1 + 6;
-            (descriptor & 0x00ff_ffff_ffff_ffc0) >> align << align | index * 64
+            ((descriptor & 0x00ff_ffff_ffff_ffc0) >> align << align) | (index * 64)
         } else {
             let align = (log2size + 6).min(63);
             (base >> align << align) + stream * 64
@@ -563,12 +563,12 @@ impl<M: Words> Walk<'_, M> {
             let user = el2 || (!no_user && bit(entry, 6));
             let xn = bit(entry, 54) || uxn;
             let px = if el2 {
-                !xn && !(bit(w0, 36) && writable)
+                !(xn || bit(w0, 36) && writable)
             } else {
                 // An EL0-writable page is not executable at EL1.
                 !(bit(entry, 53) || pxn || (user && writable) || (bit(w0, 36) && writable))
             };
-            let ux = !xn && !(bit(w0, 36) && user && writable);
+            let ux = !(xn || bit(w0, 36) && user && writable);
             let privileged = el2 || self.request.privileged;
             let allowed = match (self.request.instruction, self.request.write, privileged) {
                 (true, _, true) => px,
