@@ -101,6 +101,9 @@ fn probe_reads_capabilities_and_writes_nothing() {
 fn everything_is_blocked_until_attached_and_again_after() {
     on_each_kind(|machine, unit| {
         assert!(read(machine, A, 0x1000).is_err());
+        for stranger in [0x4000, 0xffff, A.requester_id + 8] {
+            assert!(machine.dma(stranger, None, 0x1000, true).is_err());
+        }
         let domain = domain(unit);
         domain.map(Iova(0x4000), PhysAddr(0xabc000), PAGE, Access::READ_WRITE).unwrap();
         assert!(read(machine, A, 0x4000).is_err());
@@ -152,6 +155,12 @@ fn unmapped_is_unreachable_when_unmap_returns() {
                 assert!(read(machine, device, first + page * PAGE).is_err());
             }
             assert!(read(machine, device, first + 4 * PAGE).is_ok());
+        }
+        // Exactly one table's worth: an invalidation of leaves only would leave the unit walking the freed table.
+        domain.unmap(Iova(0x20_0000), 0x20_0000).unwrap();
+        for device in [A, B] {
+            assert!(read(machine, device, 0x20_4000).is_err());
+            assert!(read(machine, device, 0x3f_f000).is_err());
         }
         domain.unmap(Iova(first), size).unwrap();
         for device in [A, B] {
@@ -681,6 +690,41 @@ fn a_queue_that_stops_is_an_error_and_nothing_is_released_until_recovery() {
             drop(domain);
             assert_eq!(machine.live_blocks(), 0);
         }
+    }
+}
+
+#[test]
+fn an_attach_that_fails_halfway_is_taken_back() {
+    for (traits, mode) in [
+        (Traits::LEGACY.with_caching_mode(), Mode::Legacy),
+        (Traits::SCALABLE.with_caching_mode(), Mode::Scalable),
+    ] {
+        let mut failures = 0;
+        for after in 0..32 {
+            let machine = Machine::new(traits);
+            let unit = start(&machine, mode);
+            unit.enable().unwrap();
+            let device = Device { requesters: vec![A.into(), B.into()], ..Device::new(A) };
+            unit.add_device(device).unwrap();
+            let domain = domain(&unit);
+            domain.map(Iova(0x1000), PhysAddr(0x1000), PAGE, Access::READ).unwrap();
+            machine.registers.borrow_mut().trouble = Some((after, Trouble::Stop(IQE)));
+            let attached = unit.attach(A, None, &domain);
+            machine.registers.borrow_mut().trouble = None;
+            if attached.is_err() {
+                failures += 1;
+                // By the tables alone, both are blocked.
+                *machine.caches.borrow_mut() = machine::Caches::default();
+                assert!(read(&machine, A, 0x1000).is_err() && read(&machine, B, 0x1000).is_err());
+                unit.recover().unwrap();
+                unit.attach(A, None, &domain).unwrap();
+            }
+            assert!(read(&machine, A, 0x1000).is_ok() && read(&machine, B, 0x1000).is_ok());
+            unit.shut_down().unwrap();
+            drop(domain);
+            assert_eq!(machine.live_blocks(), 0);
+        }
+        assert!((4..32).contains(&failures));
     }
 }
 

@@ -187,6 +187,11 @@ impl Memory for Machine {
         // Never the same twice, so that a use after free is always seen.
         self.next.set(address + size + 0x1000);
         self.live.borrow_mut().insert(address, (size, align));
+        if !self.traits.coherent() || self.traits.write_buffer() {
+            // What was there before the zeros: an entry that is present, in every format.
+            let mut behind = self.behind.borrow_mut();
+            behind.extend((address..address + size).step_by(8).map(|word| (word, 0xbad_b007)));
+        }
         Some(PhysAddr(address))
     }
 
