@@ -2,12 +2,13 @@
 //! granted, blocks all else, and records it.
 //!
 //! [`inventory`] says what there is, [`core`] decides, [`backend`] says what the hardware is asked to do, [`violation`] what it
-//! refuses; [`kernel_log`] reads what the kernel's own drivers refused, [`host`] what there is on a host.
+//! refuses; [`kernel_log`] reads what the kernel's own drivers refused, [`host`] what there is on a host, and [`inspect`] judges it.
 #![deny(unsafe_code)]
 
 pub mod backend;
 pub mod core;
 pub mod host;
+pub mod inspect;
 pub mod inventory;
 pub mod kernel_log;
 pub mod violation;

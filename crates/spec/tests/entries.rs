@@ -5,6 +5,7 @@ use portcullis_spec::amdvi::{
     device_table::{
         DeviceTableEntry, DeviceTableEntry0, DeviceTableEntry1, DeviceTableEntry2, DeviceTableEntry3,
     },
+    feature::ExtendedFeature,
     interrupt::{IntType, Irte32, Irte128, Irte128High, Irte128Low, IrteGuestHigh, IrteGuestLow},
     paging::HostPageTableEntry,
 };
@@ -88,6 +89,15 @@ fn amd_interrupt_and_paging_entries() {
         with_pr(true) = 0:0, with_a(true) = 5:5, with_d(true) = 6:6, with_next_level(7) = 11:9,
         with_address(bits(39, 0)) = 51:12, with_u(true) = 59:59, with_fc(true) = 60:60, with_ir(true) = 61:61,
         with_iw(true) = 62:62,
+    });
+    // As Linux has them (drivers/iommu/amd/amd_iommu_types.h, FEATURE_*).
+    fields!(ExtendedFeature {
+        with_prefsup(true) = 0:0, with_pprsup(true) = 1:1, with_xtsup(true) = 2:2, with_nxsup(true) = 3:3,
+        with_gtsup(true) = 4:4, with_iasup(true) = 6:6, with_gasup(true) = 7:7, with_hesup(true) = 8:8,
+        with_pcsup(true) = 9:9, with_hats(3) = 11:10, with_gats(3) = 13:12, with_glxsup(3) = 15:14,
+        with_gamsup(7) = 23:21, with_pasmax(31) = 36:32, with_ussup(true) = 37:37, with_devtblsegsup(3) = 39:38,
+        with_giosup(true) = 48:48, with_hasup(true) = 49:49, with_ephsup(true) = 50:50, with_hdsup(true) = 52:52,
+        with_snpsup(true) = 63:63,
     });
     let x2apic = Irte128::decode([0x1234_5601, 0x7800_0000_0000_0031]);
     assert_eq!(x2apic.destination(), 0x7812_3456);

@@ -80,4 +80,11 @@ impl Host {
         let place = self.devices.binary_search_by_key(&address, |device| device.address).ok()?;
         self.devices.get(place)
     }
+
+    /// The kernel's group with this number.
+    #[must_use]
+    pub fn group(&self, number: u32) -> Option<&KernelGroup> {
+        let place = self.groups.binary_search_by_key(&number, |group| group.number).ok()?;
+        self.groups.get(place)
+    }
 }
