@@ -7,6 +7,7 @@
 
 mod completions;
 mod exit;
+mod inspect;
 mod man;
 mod output;
 
@@ -30,12 +31,14 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Inspect(inspect::Args),
     Completions(completions::Args),
     Man(man::Args),
 }
 
 fn dispatch(command: Command, output: &mut Output) -> Result<Exit, Failure> {
     match command {
+        Command::Inspect(arguments) => inspect::run(&arguments, output),
         Command::Completions(arguments) => completions::run(&arguments, output),
         Command::Man(arguments) => man::run(&arguments, output),
     }

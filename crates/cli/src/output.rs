@@ -26,7 +26,6 @@ impl Output {
         self.json
     }
 
-    #[allow(dead_code, reason = "for the commands that answer")]
     /// Shows `value`: itself as JSON on one line, or what `text` writes of it.
     pub(crate) fn show<T: Serialize>(
         &mut self,
@@ -78,7 +77,6 @@ fn heard(written: io::Result<()>) -> Result<(), Failure> {
     }
 }
 
-#[allow(dead_code, reason = "for the commands that answer")]
 /// A table in the house's form: a header, no lines, as wide as the terminal allows.
 pub(crate) fn table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();

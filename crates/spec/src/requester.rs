@@ -1,9 +1,10 @@
 //! Who sends a transaction.
 
 use core::fmt;
+use core::str::FromStr;
 
-/// A PCI function: segment, bus, device and function.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+/// A PCI function: segment, bus, device and function. Text, and serde's form, is Linux's: `0000:03:00.1`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PciAddress {
     /// PCI segment group (the four hexadecimal digits that Linux prints first).
     pub segment: u16,
@@ -48,6 +49,66 @@ impl fmt::Display for PciAddress {
 impl fmt::Debug for PciAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+/// The text is no PCI function as Linux writes it, or has a segment of more than 16 bits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NotAPciAddress;
+
+impl fmt::Display for NotAPciAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not a PCI function of the form ssss:bb:dd.f")
+    }
+}
+
+impl core::error::Error for NotAPciAddress {}
+
+impl FromStr for PciAddress {
+    type Err = NotAPciAddress;
+
+    /// Reads `ssss:bb:dd.f`, all digits there.
+    fn from_str(text: &str) -> Result<Self, NotAPciAddress> {
+        let [s0, s1, s2, s3, b':', b0, b1, b':', d0, d1, b'.', function] = *text.as_bytes() else {
+            return Err(NotAPciAddress);
+        };
+        let mut value = 0u64;
+        for digit in [s0, s1, s2, s3, b0, b1, d0, d1, function] {
+            let digit = char::from(digit).to_digit(16).ok_or(NotAPciAddress)?;
+            value = value << 4 | u64::from(digit);
+        }
+        let (segment, bus) = ((value >> 20) as u16, (value >> 12) as u8);
+        let (device, function) = ((value >> 4) as u8, value as u8 & 0xf);
+        if device >= 32 || function >= 8 {
+            return Err(NotAPciAddress);
+        }
+        Ok(Self::new(segment, bus, device, function))
+    }
+}
+
+impl serde::Serialize for PciAddress {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for PciAddress {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+
+        impl serde::de::Visitor<'_> for Text {
+            type Value = PciAddress;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a PCI function of the form ssss:bb:dd.f")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<PciAddress, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+
+        deserializer.deserialize_str(Text)
     }
 }
 
@@ -131,5 +192,36 @@ impl From<Pasid> for u32 {
 impl fmt::Display for Pasid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:#x}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use super::*;
+
+    #[test]
+    fn a_pci_function_is_read_as_linux_writes_it() {
+        assert_eq!("0001:3a:1f.7".parse(), Ok(PciAddress::new(1, 0x3a, 0x1f, 7)));
+        for wrong in [
+            "3a:1f.7",
+            "0000:3a:20.0",
+            "0000:3a:1f.8",
+            "10000:3a:1f.0",
+            "0000:3a:1f.",
+            "0000:3a:1f:0",
+            "+000:3a:1f.0",
+        ] {
+            assert_eq!(wrong.parse::<PciAddress>(), Err(NotAPciAddress), "{wrong}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn text_gives_back_the_function(segment: u16, requester_id: u16) {
+            let address = PciAddress { segment, requester_id };
+            proptest::prop_assert_eq!(std::format!("{address}").parse(), Ok(address));
+        }
     }
 }

@@ -3,7 +3,7 @@
 use portcullis_spec::PciAddress;
 use serde::Serialize;
 
-use super::{pci::parse_address, root::Root};
+use super::root::Root;
 
 const UNITS: &str = "/sys/class/iommu";
 const GROUPS: &str = "/sys/kernel/iommu_groups";
@@ -159,9 +159,9 @@ pub(super) fn groups(root: &Root) -> Vec<KernelGroup> {
                     let mut functions = Vec::new();
                     let mut others = Vec::new();
                     for name in names {
-                        match parse_address(&name) {
-                            Some(address) => functions.push(address),
-                            None => others.push(name),
+                        match name.parse() {
+                            Ok(address) => functions.push(address),
+                            Err(_) => others.push(name),
                         }
                     }
                     (functions, others)

@@ -18,7 +18,7 @@ use portcullis_firmware::groups::{Functions, Group, groups};
 pub use firmware::Firmware;
 pub use iommu::{DomainType, KernelGroup, KernelReserved, KernelUnit, UnitRegisters};
 pub use kernel::{Kernel, Processor};
-pub use pci::{PciDevice, parse_address};
+pub use pci::PciDevice;
 pub use root::{Directory, Root, Unread};
 pub use thunderbolt::ThunderboltDomain;
 pub use vfio::{Holder, Vfio};

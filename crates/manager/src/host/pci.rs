@@ -25,26 +25,6 @@ pub struct PciDevice {
     pub vfio: Option<String>,
 }
 
-/// A PCI function's name as Linux writes it; `None` for other text, and for segments beyond 16 bits.
-#[must_use]
-pub fn parse_address(text: &str) -> Option<PciAddress> {
-    let (rest, function) = text.split_once('.')?;
-    let mut parts = rest.split(':');
-    let (segment, bus, device) = (parts.next()?, parts.next()?, parts.next()?);
-    if parts.next().is_some()
-        || segment.len() != 4
-        || bus.len() != 2
-        || device.len() != 2
-        || function.len() != 1
-    {
-        return None;
-    }
-    let device = u8::from_str_radix(device, 16).ok().filter(|device| *device < 32)?;
-    let function = u8::from_str_radix(function, 16).ok().filter(|function| *function < 8)?;
-    let segment = u16::from_str_radix(segment, 16).ok()?;
-    Some(PciAddress::new(segment, u8::from_str_radix(bus, 16).ok()?, device, function))
-}
-
 /// All functions, and what the kernel says of them, in the order of their addresses.
 pub(super) fn read(root: &Root) -> (Functions, Vec<PciDevice>) {
     let mut functions = Vec::new();
@@ -56,7 +36,7 @@ pub(super) fn read(root: &Root) -> (Functions, Vec<PciDevice>) {
     let mut headers_only = 0usize;
     let all = root.directory(DEVICES);
     for name in names {
-        let Some(address) = parse_address(&name) else {
+        let Ok(address) = name.parse() else {
             root.note(
                 format!("{DEVICES}/{name}"),
                 "not read: its segment has more than 16 bits (behind a VMD)",
@@ -90,7 +70,7 @@ fn function(root: &Root, address: PciAddress, directory: &Directory) -> Option<F
     };
     match Function::from_config(address, &config) {
         Ok(mut function) => {
-            function.physical = directory.link("physfn").and_then(|name| parse_address(&name));
+            function.physical = directory.link("physfn").and_then(|name| name.parse().ok());
             // Virtual functions answer with ones where the physical one speaks for them (SR-IOV 3.4.1).
             if function.vendor == 0xffff {
                 let id = |name| {

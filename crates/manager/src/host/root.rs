@@ -117,7 +117,7 @@ impl Directory {
         // Beneath the root of a whole tree, links resolve as if it were `/`.
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         let relative = path.trim_start_matches('/');
-        let flags = flags | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let flags = flags | OFlags::CLOEXEC;
         match rustix::fs::openat2(&self.fd, relative, flags, Mode::empty(), resolve) {
             // Kernels before 5.6, and sandboxes that forbid the call.
             Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => {
@@ -168,7 +168,7 @@ impl Directory {
     }
 
     fn bytes(&self, path: &str) -> io::Result<Vec<u8>> {
-        let file = std::fs::File::from(self.open(path, OFlags::RDONLY)?);
+        let file = std::fs::File::from(self.open(path, OFlags::RDONLY | OFlags::NONBLOCK)?);
         let mut bytes = Vec::new();
         file.take(MAX_FILE).read_to_end(&mut bytes)?;
         Ok(bytes)

@@ -4,7 +4,7 @@ use portcullis_spec::PciAddress;
 use serde::Serialize;
 
 use super::{
-    pci::{PciDevice, parse_address},
+    pci::PciDevice,
     root::{Directory, Root},
 };
 
@@ -153,7 +153,7 @@ impl Held {
             Self::AnonymousDevice => holder.devices.extend(
                 process.inner("fdinfo").and_then(|info| info.text(number)).and_then(|text| {
                     let path = text.lines().find_map(|line| line.strip_prefix("vfio-device-syspath:"))?;
-                    parse_address(path.trim().rsplit('/').next()?)
+                    path.trim().rsplit('/').next()?.parse::<PciAddress>().ok()
                 }),
             ),
             Self::Iommufd => holder.iommufd = true,
