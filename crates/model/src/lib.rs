@@ -1,1 +1,30 @@
 //! IOMMUs as device models.
+//!
+//! An architecture's folder ([`vtd`]) holds its register file, its commands and records, and the look-up from tables to
+//! [`Context`](portcullis_spec::Context). All that follows from a context is common: [`engine`] is the way of a transaction,
+//! [`translate`] the walk with permissions and flags, [`contexts`] and [`space`] the caches, [`gate`] the drain.
+//!
+//! ```text
+//! device ─▶ Port ─▶ guard ─▶ context (cached, or architecture's tables) ─▶ page (cached, or walk) ─▶ memory
+//!                      └─▶ refused ─▶ Fault ─▶ the architecture's record and interrupt
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod contexts;
+pub mod engine;
+pub mod gate;
+pub mod interrupt;
+pub mod memory;
+pub mod port;
+pub mod refusal;
+pub mod ring;
+pub mod space;
+pub mod translate;
+pub mod vtd;
+
+pub use engine::AccessError;
+pub use interrupt::{InterruptSink, Message, NoInterrupts};
+#[cfg(feature = "vm-memory")]
+pub use memory::VmMemory;
+pub use memory::{GuestMemory, MemoryError, OwnedMemory};
+pub use port::Port;

@@ -35,7 +35,8 @@ bitflags::bitflags! {
         const SET_DIRTY = 1 << 1;
         /// The unit sets the extended-accessed bit (VT-d EAFE).
         const SET_EXTENDED_ACCESSED = 1 << 2;
-        /// An entry with Accessed clear faults where the unit does not set it (Arm AFFD clear, RISC-V ADE clear).
+        /// An entry with Accessed clear faults where the unit does not set it (Arm AFFD clear, RISC-V ADE clear,
+        /// VT-d without page-walk snoop).
         const ACCESSED_REQUIRED = 1 << 3;
         /// Privileged writes obey read-only entries (VT-d WPE, CR0.WP).
         const WRITE_PROTECT = 1 << 4;
@@ -55,6 +56,9 @@ bitflags::bitflags! {
         const PROTECTED_TABLE_WALK = 1 << 11;
         /// Privileged requests are allowed (VT-d SRE).
         const PRIVILEGED_ALLOWED = 1 << 12;
+        /// A write through an entry with Dirty clear faults where the unit does not set it (VT-d without page-walk snoop,
+        /// RISC-V ADE clear).
+        const DIRTY_REQUIRED = 1 << 13;
     }
 }
 

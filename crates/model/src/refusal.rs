@@ -1,0 +1,52 @@
+//! Why the common rooms refuse, with what an architecture needs to name its own code.
+
+use portcullis_spec::{FaultReason, Ipa, StageNumber};
+
+/// What else is known of a refusal.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Detail {
+    /// Nothing.
+    None,
+    /// The entry concerned is the root table's.
+    RootEntry,
+    /// The second stage refused an access to an entry of the first stage's tables.
+    FirstStageTable {
+        /// Whether the entry is the root table's.
+        root: bool,
+        /// Whether the entry was to be written (its Accessed or Dirty flag).
+        write: bool,
+    },
+    /// The architecture refuses this without a record.
+    Silent,
+    /// Accessed or Dirty had to be set, and the rules forbid that.
+    FlagsForbidden,
+    /// Accessed or Dirty could not be set: memory refused, or others kept changing the entry.
+    FlagsUpdate,
+}
+
+/// A refusal by the common rooms.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Refusal {
+    /// Why.
+    pub reason: FaultReason,
+    /// The stage that refused.
+    pub stage: Option<StageNumber>,
+    /// The address between the stages, where the second refused.
+    pub ipa: Option<Ipa>,
+    /// What else is known.
+    pub detail: Detail,
+}
+
+impl Refusal {
+    /// A refusal of which no more is known than its reason.
+    #[must_use]
+    pub const fn new(reason: FaultReason) -> Self {
+        Self { reason, stage: None, ipa: None, detail: Detail::None }
+    }
+
+    /// A refusal by one stage.
+    #[must_use]
+    pub const fn by(stage: StageNumber, reason: FaultReason, detail: Detail) -> Self {
+        Self { reason, stage: Some(stage), ipa: None, detail }
+    }
+}

@@ -1,0 +1,345 @@
+//! Translation by tables: one stage, or two, over the page-table walker. Knows no architecture; what architectures do
+//! differently is in the format and in the stage's rules.
+
+use portcullis_pagetable::format::Flags;
+use portcullis_pagetable::{AnyFormat, Cause, Format, Rights, Step, Walk, walk};
+use portcullis_spec::{
+    Access, FaultReason, Iova, Ipa, MemoryAttributes, PhysAddr, Stage, StageNumber, StageRules,
+};
+
+use crate::memory::{GuestMemory, MemoryError};
+use crate::refusal::{Detail, Refusal};
+
+/// How often a walk is repeated because others changed an entry whose flags were to be set.
+const FLAG_ATTEMPTS: usize = 8;
+
+/// A stage and its tables' format.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct FormattedStage<A> {
+    /// The stage.
+    pub stage: Stage<A>,
+    /// The format that its tables have, with what the unit's capabilities decide.
+    pub format: AnyFormat,
+}
+
+/// The tables that translate.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Stages {
+    /// One stage.
+    One {
+        /// It.
+        only: FormattedStage<PhysAddr>,
+        /// Which of the two it is.
+        number: StageNumber,
+    },
+    /// Two stages.
+    Two {
+        /// The first, whose tables and outputs the second translates.
+        first: FormattedStage<Ipa>,
+        /// The second.
+        second: FormattedStage<PhysAddr>,
+    },
+}
+
+/// What is asked of the tables.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Request {
+    /// What must be permitted.
+    pub access: Access,
+    /// Whether with privileged rights.
+    pub privileged: bool,
+    /// Whether it is enough that anything is permitted at all (a read of zero bytes, where the unit allows that).
+    pub any: bool,
+}
+
+/// A translated page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PageTranslation {
+    /// First byte of the page's memory.
+    pub base: PhysAddr,
+    /// log2 of the page's bytes.
+    pub shift: u8,
+    /// What unprivileged requests may do.
+    pub user: Access,
+    /// What privileged requests may do.
+    pub privileged: Access,
+    /// Whether writes need set no Dirty flag any more.
+    pub dirty: bool,
+    /// Memory attributes.
+    pub attributes: MemoryAttributes,
+}
+
+impl PageTranslation {
+    /// What requests of this privilege may do.
+    #[must_use]
+    pub const fn access(&self, privileged: bool) -> Access {
+        if privileged { self.privileged } else { self.user }
+    }
+
+    /// Whether `request` may use the page as it stands.
+    #[must_use]
+    pub fn permits(&self, request: Request) -> bool {
+        let access = self.access(request.privileged);
+        let granted = access.contains(request.access) || (request.any && !access.is_empty());
+        granted && (self.dirty || !request.access.contains(Access::WRITE))
+    }
+
+    /// Where `input` leads.
+    #[must_use]
+    pub const fn address(&self, input: u64) -> PhysAddr {
+        PhysAddr(self.base.0 | (input & ((1 << self.shift) - 1)))
+    }
+}
+
+/// Translates `input`, setting Accessed and Dirty as the rules say.
+///
+/// # Errors
+/// [`Refusal`] says why not.
+pub fn translate(
+    memory: &dyn GuestMemory,
+    stages: &Stages,
+    input: Iova,
+    request: Request,
+) -> Result<PageTranslation, Refusal> {
+    match stages {
+        Stages::One { only, number } => one_stage(memory, only, *number, input, request),
+        Stages::Two { first, second } => two_stages(memory, first, second, input, request),
+    }
+}
+
+/// What a page permits to requests of one privilege, by its rights and the rules of the stage.
+fn permitted(rights: Rights, rules: StageRules, privileged: bool) -> Access {
+    let mut access = rights.access(privileged);
+    if privileged && !rules.contains(StageRules::WRITE_PROTECT) && access.contains(Access::READ) {
+        access |= Access::WRITE | Access::ATOMIC;
+    }
+    if !rules.contains(StageRules::EXECUTE_CHECKED) && access.contains(Access::READ) {
+        access |= Access::EXECUTE;
+    }
+    if rules.contains(StageRules::WRITE_IMPLIES_NO_EXECUTE) && access.contains(Access::WRITE) {
+        access -= Access::EXECUTE;
+    }
+    if privileged && rights.contains(Rights::USER) {
+        if rules.contains(StageRules::NO_PRIVILEGED_USER_EXECUTE) {
+            access -= Access::EXECUTE;
+        }
+        if rules.contains(StageRules::NO_PRIVILEGED_USER_ACCESS) {
+            access -= Access::READ_WRITE | Access::ATOMIC;
+        }
+    }
+    access
+}
+
+/// Whether the walk's outcome permits the request, and otherwise why not.
+fn check(rights: Rights, rules: StageRules, request: Request, number: StageNumber) -> Result<(), Refusal> {
+    let access = permitted(rights, rules, request.privileged);
+    if access.contains(request.access) || (request.any && !access.is_empty()) {
+        return Ok(());
+    }
+    let reason = if !rights.intersects(Rights::READ | Rights::WRITE) {
+        FaultReason::NotMapped
+    } else if permitted(rights, rules, !request.privileged).contains(request.access) {
+        FaultReason::PrivilegeDenied
+    } else {
+        FaultReason::PermissionDenied
+    };
+    Err(Refusal::by(number, reason, Detail::None))
+}
+
+/// The refusal for a walk that ended without a page.
+fn walk_refusal<E>(cause: &Cause<E>, number: StageNumber, root: bool) -> Refusal {
+    let detail = if root { Detail::RootEntry } else { Detail::None };
+    match cause {
+        Cause::OutOfRange => Refusal::by(number, FaultReason::AddressSize, Detail::None),
+        Cause::NotPresent | Cause::SkippedBits => Refusal::by(number, FaultReason::NotMapped, detail),
+        Cause::Invalid(_) => Refusal::by(number, FaultReason::PagingEntryInvalid, detail),
+        Cause::Load(_) => Refusal::by(number, FaultReason::PagingEntryUnreadable, detail),
+    }
+}
+
+/// What `step`'s entry must become before the translation may be used, if anything.
+///
+/// # Errors
+/// Where the rules forbid that it changes.
+fn flagged<A>(
+    format: &AnyFormat,
+    rules: StageRules,
+    number: StageNumber,
+    step: &Step<A>,
+    dirty: bool,
+) -> Result<u64, Refusal> {
+    let forbidden = Refusal::by(number, FaultReason::AccessFlag, Detail::FlagsForbidden);
+    let mut raw = step.raw;
+    let accessed = format.with_accessed(step.level, raw);
+    if accessed != raw {
+        if rules.contains(StageRules::SET_ACCESSED) {
+            raw = accessed;
+        } else if rules.contains(StageRules::ACCESSED_REQUIRED) {
+            return Err(forbidden);
+        }
+    }
+    if dirty {
+        let dirtied = format.with_dirty(step.level, raw);
+        if dirtied != raw {
+            if rules.contains(StageRules::SET_DIRTY) {
+                raw = dirtied;
+            } else if rules.contains(StageRules::DIRTY_REQUIRED) {
+                return Err(forbidden);
+            }
+        }
+    }
+    if rules.contains(StageRules::SET_EXTENDED_ACCESSED)
+        && let AnyFormat::X86(format) = format
+    {
+        raw = format.with_extended_accessed(raw);
+    }
+    Ok(raw)
+}
+
+/// Sets an entry's flags. `Ok(false)` if the entry changed meanwhile.
+fn set_flags(
+    memory: &dyn GuestMemory,
+    at: PhysAddr,
+    old: u64,
+    new: u64,
+    number: StageNumber,
+) -> Result<bool, Refusal> {
+    match memory.compare_exchange64(at, old, new) {
+        Ok(found) => Ok(found == old),
+        Err(_) => Err(Refusal::by(number, FaultReason::AccessFlag, Detail::FlagsUpdate)),
+    }
+}
+
+/// Whether a write to the page still has to set Dirty once the tables were used by `request`.
+fn is_dirty(rules: StageRules, flags: Flags, request: Request) -> bool {
+    !rules.intersects(StageRules::SET_DIRTY | StageRules::DIRTY_REQUIRED)
+        || flags.contains(Flags::DIRTY)
+        || request.access.contains(Access::WRITE)
+}
+
+fn out_of_range<A>(stage: &Stage<A>, input: u64) -> bool {
+    stage.input_bits < 64 && input >> stage.input_bits != 0
+}
+
+fn one_stage<I: portcullis_pagetable::Address>(
+    memory: &dyn GuestMemory,
+    stage: &FormattedStage<PhysAddr>,
+    number: StageNumber,
+    input: I,
+    request: Request,
+) -> Result<PageTranslation, Refusal> {
+    let FormattedStage { stage: Stage { root, rules, .. }, format } = stage;
+    if out_of_range(&stage.stage, input.value()) {
+        return Err(Refusal::by(number, FaultReason::AddressSize, Detail::None));
+    }
+    'attempt: for _ in 0..FLAG_ATTEMPTS {
+        let walk: Walk<PhysAddr, MemoryError> = walk(format, *root, input, |at| memory.load64(at));
+        let mapping = match &walk.end {
+            Ok(mapping) => *mapping,
+            Err(error) => return Err(walk_refusal(&error.cause, number, error.level == format.top())),
+        };
+        check(walk.rights, *rules, request, number)?;
+        let write = request.access.contains(Access::WRITE);
+        for step in walk.steps() {
+            let new = flagged(format, *rules, number, step, write && step.level == mapping.level)?;
+            if new != step.raw && !set_flags(memory, step.at, step.raw, new, number)? {
+                continue 'attempt;
+            }
+        }
+        return Ok(PageTranslation {
+            base: mapping.address.align_down(1 << mapping.shift),
+            shift: mapping.shift,
+            user: permitted(walk.rights, *rules, false),
+            privileged: permitted(walk.rights, *rules, true),
+            dirty: is_dirty(*rules, mapping.attributes.flags, request),
+            attributes: MemoryAttributes {
+                force_snoop: mapping.attributes.force_snoop,
+                ..MemoryAttributes::default()
+            },
+        });
+    }
+    Err(Refusal::by(number, FaultReason::AccessFlag, Detail::FlagsUpdate))
+}
+
+/// A load of a first-stage entry that failed.
+enum LoadError {
+    /// The second stage refused.
+    Second(Refusal),
+    /// The entry is not in memory.
+    Memory,
+}
+
+const TABLE_READ: Request = Request { access: Access::READ, privileged: true, any: false };
+const TABLE_WRITE: Request = Request { access: Access::READ_WRITE, privileged: true, any: false };
+
+/// The second stage's refusal of an access to a first-stage table.
+fn on_table(refusal: Refusal, ipa: Ipa, root: bool, write: bool) -> Refusal {
+    let detail = match refusal.detail {
+        Detail::None => Detail::FirstStageTable { root, write },
+        known => known,
+    };
+    Refusal { ipa: Some(ipa), detail, ..refusal }
+}
+
+fn two_stages(
+    memory: &dyn GuestMemory,
+    first: &FormattedStage<Ipa>,
+    second: &FormattedStage<PhysAddr>,
+    input: Iova,
+    request: Request,
+) -> Result<PageTranslation, Refusal> {
+    let FormattedStage { stage: Stage { root, rules, .. }, format } = first;
+    if out_of_range(&first.stage, input.0) {
+        return Err(Refusal::by(StageNumber::First, FaultReason::AddressSize, Detail::None));
+    }
+    let table = |ipa: Ipa, request| {
+        let page = one_stage(memory, second, StageNumber::Second, ipa, request)?;
+        Ok(page.address(ipa.0))
+    };
+    'attempt: for _ in 0..FLAG_ATTEMPTS {
+        let mut failed_at = *root;
+        let walk: Walk<Ipa, LoadError> = walk(format, *root, input, |ipa| {
+            failed_at = ipa;
+            let at = table(ipa, TABLE_READ).map_err(LoadError::Second)?;
+            memory.load64(at).map_err(|_| LoadError::Memory)
+        });
+        let mapping = match &walk.end {
+            Ok(mapping) => *mapping,
+            Err(error) => {
+                let at_root = error.level == format.top();
+                return Err(match &error.cause {
+                    Cause::Load(LoadError::Second(refusal)) => on_table(*refusal, failed_at, at_root, false),
+                    cause => walk_refusal(cause, StageNumber::First, at_root),
+                });
+            }
+        };
+        check(walk.rights, *rules, request, StageNumber::First)?;
+        let second_request =
+            Request { access: request.access, privileged: request.privileged, any: request.any };
+        let page = one_stage(memory, second, StageNumber::Second, mapping.address, second_request)
+            .map_err(|refusal| Refusal { ipa: Some(mapping.address), ..refusal })?;
+        let write = request.access.contains(Access::WRITE);
+        for step in walk.steps() {
+            let new =
+                flagged(format, *rules, StageNumber::First, step, write && step.level == mapping.level)?;
+            if new == step.raw {
+                continue;
+            }
+            let root = step.level == format.top();
+            let at = table(step.at, TABLE_WRITE).map_err(|refusal| on_table(refusal, step.at, root, true))?;
+            if !set_flags(memory, at, step.raw, new, StageNumber::First)? {
+                continue 'attempt;
+            }
+        }
+        let shift = mapping.shift.min(page.shift);
+        return Ok(PageTranslation {
+            base: page.address(mapping.address.0).align_down(1 << shift),
+            shift,
+            user: permitted(walk.rights, *rules, false) & page.user,
+            privileged: permitted(walk.rights, *rules, true) & page.privileged,
+            dirty: page.dirty && is_dirty(*rules, mapping.attributes.flags, request),
+            attributes: page.attributes,
+        });
+    }
+    Err(Refusal::by(StageNumber::First, FaultReason::AccessFlag, Detail::FlagsUpdate))
+}

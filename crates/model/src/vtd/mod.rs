@@ -1,0 +1,282 @@
+//! Intel VT-d.
+//!
+//! [`VtdUnit`] is the device: registers on one side, [ports](crate::Port) for devices on the other. Its parts: what it has
+//! ([`config`]), the look-up from tables to context (`lookup`), the register file (`registers`), the invalidation queue
+//! (`queue`), faults and events (`events`).
+
+pub mod config;
+mod events;
+mod lookup;
+mod queue;
+mod reason;
+mod registers;
+mod state;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use portcullis_pagetable::{AnyFormat, format};
+use portcullis_spec::vtd::fault::FaultRecord;
+use portcullis_spec::vtd::registers::{Cap, Ecap, Rtaddr, Ver};
+use portcullis_spec::vtd::{VtdFaultReason, is_interrupt_address};
+use portcullis_spec::{
+    Access, Context, Fault, FaultReason, PagingFormat, Pasid, PhysAddr, RequestType, Requester, StageRules,
+    Transaction,
+};
+
+use crate::contexts::Resolved;
+use crate::engine::{Admission, Architecture, Asked, Engine, Report};
+use crate::interrupt::{InterruptSink, Message};
+use crate::memory::GuestMemory;
+use crate::port::Port;
+use crate::refusal::{Detail, Refusal};
+use config::{ConfigError, VtdConfig};
+use events::Events;
+use lookup::{Capabilities, Root};
+pub use lookup::{Mode, Note};
+use queue::Queue;
+use registers::{Control, Protection};
+pub use state::{StateError, VtdState};
+
+/// A VT-d remapping hardware unit. Clones are the same unit.
+#[derive(Clone)]
+pub struct VtdUnit {
+    engine: Arc<Engine<Vtd>>,
+}
+
+/// A device's way to memory through a VT-d unit.
+pub type VtdPort = Port<Vtd>;
+
+/// The architecture's part of a unit.
+pub struct Vtd {
+    config: VtdConfig,
+    ver: Ver,
+    unit: Capabilities,
+    sink: Arc<dyn InterruptSink>,
+    /// GSTS.TES, read by look-ups.
+    enabled: AtomicBool,
+    /// The root table address that was set last, read by look-ups.
+    rtaddr: AtomicU64,
+    /// What the protected regions protect, read by translations that pass.
+    protection: RwLock<Protection>,
+    control: Mutex<Control>,
+    events: Mutex<Events>,
+    queue: Mutex<Queue>,
+    /// IQH_REG, apart so that it can be read while the queue is worked on.
+    queue_head: AtomicU64,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl VtdUnit {
+    /// A unit after reset: translation is off and all DMA passes, as VT-d wants it.
+    ///
+    /// # Errors
+    /// Where the configuration contradicts itself.
+    pub fn new(
+        config: VtdConfig,
+        memory: Arc<dyn GuestMemory>,
+        sink: Arc<dyn InterruptSink>,
+    ) -> Result<Self, ConfigError> {
+        let (ver, cap, ecap) = config.registers()?;
+        let haw = config.host_address_bits;
+        let vtd = Vtd {
+            ver,
+            unit: Capabilities { haw, cap, ecap },
+            sink,
+            enabled: AtomicBool::new(false),
+            rtaddr: AtomicU64::new(0),
+            protection: RwLock::default(),
+            control: Mutex::default(),
+            events: Mutex::new(Events::new(config.fault_records)),
+            queue: Mutex::default(),
+            queue_head: AtomicU64::new(0),
+            config,
+        };
+        Ok(Self { engine: Arc::new(Engine::new(vtd, memory)) })
+    }
+
+    /// What the unit was built with.
+    #[must_use]
+    pub fn config(&self) -> &VtdConfig {
+        &self.engine.architecture.config
+    }
+
+    /// A port for the requester with ID `requester_id` (bus, device and function) on the unit's segment.
+    #[must_use]
+    pub fn port(&self, requester_id: u16, pasid: Option<Pasid>) -> VtdPort {
+        let segment = self.config().segment;
+        let requester = portcullis_spec::PciAddress { segment, requester_id }.into();
+        Port::new(Arc::clone(&self.engine), requester, pasid)
+    }
+
+    fn vtd(&self) -> &Vtd {
+        &self.engine.architecture
+    }
+}
+
+impl Vtd {
+    const fn cap(&self) -> Cap {
+        self.unit.cap
+    }
+
+    const fn ecap(&self) -> Ecap {
+        self.unit.ecap
+    }
+
+    /// Sends a message, outside of every lock.
+    fn send(&self, message: Option<Message>) {
+        if let Some(message) = message {
+            self.sink.send(message);
+        }
+    }
+
+    /// Whether a request is without PASID and goes to the interrupt address range, where nothing is translated
+    /// (VT-d 3.15).
+    fn is_interrupt(transaction: &Transaction) -> bool {
+        transaction.pasid.is_none() && is_interrupt_address(transaction.address.0)
+    }
+}
+
+impl Architecture for Vtd {
+    type Note = Note;
+
+    fn admit(&self, transaction: &Transaction) -> Admission {
+        if !Self::is_interrupt(transaction) {
+            return Admission::Translate;
+        }
+        let is_message = transaction.access == Access::WRITE
+            && transaction.length == 4
+            && transaction.address.is_aligned(4)
+            && transaction.request_type == RequestType::Untranslated;
+        if is_message {
+            Admission::Interrupt
+        } else {
+            Admission::Refused(Refusal {
+                detail: Detail::Silent,
+                ..Refusal::new(FaultReason::InterruptBlocked)
+            })
+        }
+    }
+
+    fn lookup(&self, memory: &dyn GuestMemory, requester: Requester, pasid: Option<Pasid>) -> Resolved<Note> {
+        let root = Root {
+            enabled: self.enabled.load(Ordering::SeqCst),
+            rtaddr: Rtaddr::from_bits(self.rtaddr.load(Ordering::SeqCst)),
+        };
+        lookup::lookup(memory, &self.unit, root, requester.index() as u16, pasid)
+    }
+
+    fn format(&self, format: PagingFormat, rules: StageRules, nested: bool) -> Option<AnyFormat> {
+        let Capabilities { haw, cap, ecap } = self.unit;
+        let flags = StageRules::SET_ACCESSED | StageRules::ACCESSED_REQUIRED;
+        Some(match format {
+            PagingFormat::VtdSecondStage { levels } => AnyFormat::VtdSecondStage(format::VtdSecondStage {
+                levels,
+                pages_2m: cap.sslps() & 1 != 0,
+                pages_1g: cap.sslps() & 2 != 0,
+                snoop: ecap.sc(),
+                transient: false,
+                accessed_dirty: rules.intersects(flags),
+                host_bits: haw,
+            }),
+            PagingFormat::X86 { levels } => AnyFormat::X86(format::X86 {
+                levels,
+                pages_1g: cap.fs1gp(),
+                // XD is ignored since revision 4, not reserved: execute requests are gone.
+                execute_disable: true,
+                extended_accessed: rules.contains(StageRules::SET_EXTENDED_ACCESSED),
+                canonical: true,
+                // A nested first stage leads to guest addresses, which the second stage judges (SFS.5, SGN.5).
+                host_bits: if nested { 52 } else { haw },
+            }),
+            _ => return None,
+        })
+    }
+
+    fn ask(&self, transaction: &Transaction, resolved: &Resolved<Note>) -> Result<Asked, Refusal> {
+        let note = &resolved.note;
+        let mut access = transaction.access;
+        if matches!(resolved.context, Context::Blocked(_)) {
+            return Ok(Asked { access, privileged: false, any: false });
+        }
+        if transaction.request_type != RequestType::Untranslated {
+            return Err(Refusal::new(FaultReason::TranslatedBlocked));
+        }
+        let with_pasid = transaction.pasid.is_some();
+        if access.contains(Access::EXECUTE) {
+            if with_pasid {
+                return Err(Refusal::new(FaultReason::RequestBlocked));
+            }
+            // A request without PASID has no way to say that it fetches.
+            access = (access - Access::EXECUTE) | Access::READ;
+        }
+        let privileged = if with_pasid { transaction.privileged } else { note.rid_priv };
+        if privileged && note.first_stage && !note.sre {
+            return Err(Refusal::new(FaultReason::PrivilegeDenied));
+        }
+        let any = transaction.length == 0 && access == Access::READ && self.cap().zlr();
+        Ok(Asked { access, privileged, any })
+    }
+
+    fn accept(
+        &self,
+        _transaction: &Transaction,
+        resolved: &Resolved<Note>,
+        output: PhysAddr,
+        bytes: u64,
+    ) -> Result<(), Refusal> {
+        let note = &resolved.note;
+        if note.mode != Mode::Disabled && is_interrupt_address(output.0) {
+            return Err(Refusal::new(FaultReason::ReservedRange));
+        }
+        if note.passes && self.protects(output, bytes) {
+            // VT-d 11.4.8.1: not recorded or reported as a fault.
+            return Err(Refusal { detail: Detail::Silent, ..Refusal::new(FaultReason::ReservedRange) });
+        }
+        Ok(())
+    }
+
+    fn caches_refusals(&self) -> bool {
+        self.cap().cm()
+    }
+
+    fn fault(
+        &self,
+        transaction: &Transaction,
+        resolved: Option<&Resolved<Note>>,
+        refusal: Refusal,
+    ) -> Report {
+        let code = reason::reason(transaction, resolved.map(|resolved| &resolved.note), refusal);
+        let fpd = resolved.is_some_and(|resolved| resolved.note.fpd);
+        Report {
+            fault: Fault {
+                requester: transaction.requester,
+                pasid: transaction.pasid,
+                address: transaction.address.align_down(0x1000),
+                ipa: refusal.ipa,
+                access: transaction.access,
+                privileged: transaction.privileged,
+                request_type: transaction.request_type,
+                reason: code.map_or(refusal.reason, VtdFaultReason::neutral),
+                stage: code.map_or(refusal.stage, VtdFaultReason::stage),
+                code: code.map_or(0, |code| code.code().into()),
+            },
+            recorded: code.is_some_and(|code| !(fpd && code.is_qualified())),
+        }
+    }
+
+    fn record(&self, fault: &Fault) {
+        let Some(record) = FaultRecord::from_fault(fault) else { return };
+        let message = locked(&self.events).record(record, self.config.collapse_faults);
+        self.send(message);
+    }
+
+    /// Without interrupt remapping, every message passes (VT-d 5.1.1).
+    fn interrupt(&self, transaction: &Transaction, data: u32) -> Result<(), Report> {
+        self.sink.send(Message { source: Some(transaction.requester), address: transaction.address.0, data });
+        Ok(())
+    }
+}
