@@ -135,11 +135,13 @@ pub enum WriteError {
         /// How many there are.
         count: usize,
     },
-    /// A name with a NUL character inside, or one of a length that its field cannot say.
-    #[error("{what} cannot hold this name")]
-    Name {
+    /// A reference by offset to a place where a node begins, which would be read as one to that node.
+    #[error("{what} refers to offset {offset:#x}, where a node begins: refer to the node")]
+    OffsetOfNode {
         /// Which field.
         what: &'static str,
+        /// The offset.
+        offset: u32,
     },
     /// An entry whose type says another length than its bytes have.
     #[error("{what} of type {value:#x} cannot have {length} bytes")]

@@ -101,9 +101,12 @@ impl Reference {
         node.map_or(Self::Offset(offset), |node| Self::Node(*node))
     }
 
-    /// The offset; `starts` has that of each node.
+    /// The offset; `starts` has that of each node, in rising order.
     pub(crate) fn resolve(self, what: &'static str, starts: &[u32]) -> Result<u32, WriteError> {
         match self {
+            Self::Offset(offset) if starts.binary_search(&offset).is_ok() => {
+                Err(WriteError::OffsetOfNode { what, offset })
+            }
             Self::Offset(offset) => Ok(offset),
             Self::Node(index) => {
                 starts.get(index).copied().ok_or(WriteError::NoSuchNode { what, index, count: starts.len() })

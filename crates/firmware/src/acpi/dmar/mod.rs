@@ -278,7 +278,9 @@ pub(crate) fn decode<'a>(view: &View<'a>) -> Vec<Block<'a>> {
         let (name, fields) = part.describe();
         decoder.begin(name, 1, offset, length, fields);
         if let Part::Andd(_) = part {
-            decoder.field("ACPI Object Name", offset + Andd::LENGTH, length - Andd::LENGTH, Show::Text);
+            let name = raw.bytes.get(Andd::LENGTH..).unwrap_or_default();
+            let text = name.iter().position(|byte| *byte == 0).map_or(name.len(), |end| end + 1);
+            decoder.field("ACPI Object Name", offset + Andd::LENGTH, text, Show::Text);
         }
         if !part.has_scopes() {
             decoder.fill(end);

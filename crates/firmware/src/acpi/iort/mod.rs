@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 
 use super::decode::{Block, Decoder};
 use super::header::{Header, View, WriteError, Writer};
-use super::layout::{Record, Show, patch};
+use super::layout::{Record, Show, get, patch};
 use super::walk::Reference;
 use crate::topology::{FindingKind, Findings, Signature, Source};
 use view::{Kind, NodeView, nodes};
@@ -100,7 +100,8 @@ impl Iort {
         }
         let index: BTreeMap<usize, usize> =
             kept.iter().enumerate().map(|(i, node)| (node.offset, i)).collect();
-        let padding_end = kept.first().map_or(FIRST, |node| node.offset);
+        let stated = get::<u32>(view.bytes, Header::LENGTH + 4).map_or(FIRST, |start| start as usize);
+        let padding_end = kept.first().map_or(stated, |node| node.offset);
         let padding = view.bytes.get(FIRST..padding_end).unwrap_or_default().to_vec();
         let nodes = kept.iter().filter_map(|node| Node::read(node, &index)).collect();
         Some(Self { header: view.header, reserved: info.reserved, padding, nodes })

@@ -1,0 +1,7 @@
+//! Firmware tables judged: by `iasl`, by rules that hold for any bytes, and by tables made up at random.
+
+pub mod differences;
+pub mod generate;
+pub mod iasl;
+pub mod rules;
+pub mod tables;
