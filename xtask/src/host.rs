@@ -27,6 +27,9 @@ pub(crate) const ALL: &[Tool] = &[
     Tool { program: "iasl", package: "acpica-tools", major: None },
 ];
 
+/// What judges firmware tables.
+pub(crate) const FIRMWARE: &[Tool] = &[Tool { program: "iasl", package: "acpica-tools", major: None }];
+
 /// What the guests need.
 pub(crate) const GUEST: &[Tool] = &[qemu("qemu-system-x86_64", "qemu-system-x86")];
 

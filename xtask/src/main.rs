@@ -3,6 +3,7 @@
 
 mod guest;
 mod host;
+mod oracle;
 mod process;
 mod report;
 mod test;
@@ -24,11 +25,14 @@ enum Command {
     Test(test::Arguments),
     /// Boot Linux in QEMU and run a suite's cases inside; exit status 1 on any failure
     Guest(guest::Arguments),
+    /// Compare with somebody else's implementation; exit status 1 on any difference
+    Oracle(oracle::Arguments),
 }
 
 fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Test(arguments) => test::run(&arguments),
         Command::Guest(arguments) => guest::run(&arguments),
+        Command::Oracle(arguments) => oracle::run(&arguments),
     }
 }

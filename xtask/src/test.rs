@@ -1,7 +1,7 @@
 //! `cargo xtask test`: everything that must hold before a change goes in.
 
 use crate::report::{Outcome, Report};
-use crate::{guest, host, process};
+use crate::{guest, host, oracle, process};
 use std::process::ExitCode;
 
 /// Arguments of `cargo xtask test`.
@@ -52,6 +52,13 @@ pub(crate) fn run(_: &Arguments) -> ExitCode {
         process::run(&mut process::cargo(&["test", "--quiet", "--workspace", "--doc"])).into()
     });
 
+    for (name, tools) in oracle::in_test() {
+        report.step(&format!("oracle {name}"), || match host::ensure(tools) {
+            Ok(()) => oracle::start(name, &[]).into(),
+            Err(missing) if continuous_integration => Outcome::Failed(missing.to_string()),
+            Err(missing) => Outcome::Skipped(missing.to_string()),
+        });
+    }
     report.step("guest boot", || match guest::prepare() {
         Ok(()) => guest::start(&["boot"]).into(),
         Err(reason) if continuous_integration => Outcome::Failed(reason),
