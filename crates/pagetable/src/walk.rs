@@ -107,7 +107,7 @@ pub fn walk<F: Format, I: Address, A: Address, E>(
     };
     let mut table = root.value();
     for step in &mut walk.steps {
-        let at = A::new(entry_address(format, table, level, offset));
+        let at = A::new(table.wrapping_add(index(format, level, offset) * 8));
         let raw = match load(at) {
             Ok(raw) => raw,
             Err(error) => {
@@ -118,6 +118,13 @@ pub fn walk<F: Format, I: Address, A: Address, E>(
         *step = Step { level, at, raw };
         walk.count += 1;
         let cause = match format.decode(level, raw) {
+            // The usual case by itself: the next level then does not wait for what was loaded.
+            Entry::Table(next) if next.level + 1 == level => {
+                walk.rights &= next.rights;
+                level -= 1;
+                table = next.address;
+                continue;
+            }
             Entry::Table(next) if next.level < level => {
                 walk.rights &= next.rights;
                 if !skips(format, level, next.level, offset) {
@@ -146,11 +153,11 @@ pub fn walk<F: Format, I: Address, A: Address, E>(
     walk
 }
 
-/// Where in `table`, of `level`, the entry for `offset` lies.
+/// The index of `offset`'s entry in a table of `level`. An offset has no bits above those that index the root.
 #[inline]
-pub(crate) fn entry_address<F: Format>(format: &F, table: u64, level: u8, offset: u64) -> u64 {
-    let index = (offset >> format.span_shift(level)) & ((1 << format.index_bits(level)) - 1);
-    table.wrapping_add(index * 8)
+pub(crate) fn index<F: Format>(format: &F, level: u8, offset: u64) -> u64 {
+    let index = offset >> format.span_shift(level);
+    if level == format.top() { index } else { index & ((1 << format.table_bits()) - 1) }
 }
 
 /// Whether `offset` has bits set that an entry of `level` skips by leading to a table of `next`.

@@ -61,7 +61,7 @@ impl AmdV1 {
         address & !(u64::MAX >> (64 - self.host_bits)) != 0
     }
 
-    #[inline]
+    #[inline(always)]
     fn leaf(&self, level: u8, raw: u64, coded: bool) -> Entry {
         if raw & RESERVED_PTE != 0 {
             return Entry::Invalid(Invalid::Reserved);
@@ -137,7 +137,7 @@ impl Format for AmdV1 {
         bits(38.min(self.input_bits() - 1), 12)
     }
 
-    #[inline]
+    #[inline(always)]
     fn decode(&self, level: u8, raw: u64) -> Entry {
         if raw & PR == 0 {
             return Entry::Empty;

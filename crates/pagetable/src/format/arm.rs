@@ -147,7 +147,7 @@ impl ArmShape {
     }
 
     /// What kind of descriptor this is; a leaf with its address, size and run.
-    #[inline]
+    #[inline(always)]
     pub(super) fn classify(&self, level: u8, raw: u64) -> Kind {
         if raw & VALID == 0 {
             return Kind::Other(Entry::Empty);

@@ -80,7 +80,7 @@ impl Format for ArmStage1 {
         self.shape.break_before_make
     }
 
-    #[inline]
+    #[inline(always)]
     fn decode(&self, level: u8, raw: u64) -> Entry {
         match self.shape.classify(level, raw) {
             Kind::Other(entry) => entry,

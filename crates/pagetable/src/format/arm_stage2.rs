@@ -81,7 +81,7 @@ impl Format for ArmStage2 {
         self.shape.break_before_make
     }
 
-    #[inline]
+    #[inline(always)]
     fn decode(&self, level: u8, raw: u64) -> Entry {
         match self.shape.classify(level, raw) {
             Kind::Other(entry) => entry,

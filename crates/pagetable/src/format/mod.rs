@@ -66,6 +66,7 @@ impl Rights {
     /// What any request may do: reads and writes as `access` says, by privileged and unprivileged requests, and
     /// instruction fetches where `access` has [`Access::EXECUTE`].
     #[must_use]
+    #[inline]
     pub const fn from_access(access: Access) -> Self {
         let mut bits = Self::USER.bits();
         if access.contains(Access::READ) {
@@ -83,6 +84,7 @@ impl Rights {
     /// What a request of this privilege may do by these rights alone, before any rule of the unit. Atomic operations
     /// are permitted where both reads and writes are.
     #[must_use]
+    #[inline]
     pub const fn access(self, privileged: bool) -> Access {
         if !privileged && !self.contains(Self::USER) {
             return Access::empty();
@@ -143,6 +145,7 @@ impl Attributes {
     /// Ordinary memory with these rights, marked accessed and dirty so that no unit needs to do so. For tracking what
     /// is written, map with [`clean`](Self::clean), or clear dirty before the tracking starts.
     #[must_use]
+    #[inline]
     pub const fn new(rights: Rights) -> Self {
         Self {
             rights,
@@ -155,6 +158,7 @@ impl Attributes {
 
     /// The same, without the dirty mark.
     #[must_use]
+    #[inline]
     pub const fn clean(self) -> Self {
         Self { flags: self.flags.difference(Flags::DIRTY), ..self }
     }

@@ -98,7 +98,7 @@ impl Format for Riscv {
     }
 
     /// "Virtual Address Translation Process", steps 3 to 6.
-    #[inline]
+    #[inline(always)]
     fn decode(&self, level: u8, raw: u64) -> Entry {
         if raw & V == 0 {
             return Entry::Empty;

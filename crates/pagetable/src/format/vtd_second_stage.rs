@@ -112,7 +112,7 @@ impl Format for VtdSecondStage {
 
     /// 9.8: a leaf is any SS-PTE, or an SS-PDE or SS-PDPTE with PS. Bits 63 and 61:52 are ignored, and so are 10:2 where
     /// they have no meaning; SNP in a table entry, PS above level 2, and address bits above HAW are reserved.
-    #[inline]
+    #[inline(always)]
     fn decode(&self, level: u8, raw: u64) -> Entry {
         if raw & (R | W) == 0 {
             return Entry::Empty;

@@ -114,7 +114,7 @@ impl Format for X86 {
 
     /// 9.7: a leaf is any PTE, or a PDE or PDPTE with PS. Bits 62:52 are ignored. PS above level 2, bits of a large page
     /// between PAT and its address, address bits above HAW, and XD where it doesn't exist are reserved.
-    #[inline]
+    #[inline(always)]
     fn decode(&self, level: u8, raw: u64) -> Entry {
         if raw & P == 0 {
             return Entry::Empty;

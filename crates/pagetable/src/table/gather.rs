@@ -27,18 +27,21 @@ const SHIFT_AT: u32 = 4;
 
 impl Gather {
     /// Nothing left to do.
+    #[inline]
     pub const fn new() -> Self {
         Self { first: None, last: PhysAddr(0), tables: 0, range: None, page_shift: None }
     }
 
     /// Whether there is nothing to invalidate and no table to release.
     #[must_use]
+    #[inline]
     pub const fn is_empty(&self) -> bool {
         self.range.is_none() && self.first.is_none()
     }
 
     /// First and last byte of a range around everything that must be invalidated.
     #[must_use]
+    #[inline]
     pub const fn range(&self) -> Option<(Iova, Iova)> {
         self.range
     }
@@ -56,13 +59,12 @@ impl Gather {
     }
 
     /// Adds a range to invalidate, both ends included.
+    #[inline]
     pub fn add_range(&mut self, first: Iova, last: Iova) {
-        self.range = Some(match self.range {
-            None => (first, last),
-            Some((low, high)) => (low.min(first), high.max(last)),
-        });
+        self.range = Some(self.range.map_or((first, last), |(low, high)| (low.min(first), high.max(last))));
     }
 
+    #[inline]
     pub(crate) fn add_page(&mut self, shift: u8) {
         self.page_shift = Some(self.page_shift.map_or(shift, |least| least.min(shift)));
     }

@@ -22,6 +22,7 @@ pub struct Map {
 impl Map {
     /// `size` bytes from `iova` on to `address` on, in pages of any size.
     #[must_use]
+    #[inline]
     pub const fn new(iova: Iova, address: PhysAddr, size: u64, attributes: Attributes) -> Self {
         Self { iova, address, size, attributes, page_sizes: u64::MAX }
     }
@@ -40,6 +41,11 @@ struct Stretch {
 /// All three are multiples of the smallest of `sizes`, and `remaining` is not 0.
 #[inline]
 fn stretch(sizes: u64, offset: u64, address: u64, remaining: u64) -> Stretch {
+    let smallest = sizes.trailing_zeros();
+    let others = sizes & (sizes - 1);
+    if others == 0 || remaining >> others.trailing_zeros() == 0 {
+        return Stretch { shift: smallest as u8, pages: remaining >> smallest };
+    }
     let fits = (offset | address).trailing_zeros().min(remaining.ilog2());
     let shift = (sizes & (u64::MAX >> (63 - fits))).ilog2();
     let larger = sizes & (u64::MAX << shift) & !(1 << shift);
@@ -64,6 +70,7 @@ impl<F: Format, M: TableMemory + TableAllocator> PageTable<F, M> {
     /// empty, or where something was already mapped when it failed: then the range must be invalidated before anyone
     /// relies on it. A unit that caches entries that are not present (VT-d caching mode) wants an
     /// invalidation after every map; that is the caller's to know.
+    #[inline]
     pub fn map(&self, map: &Map, gather: &mut Gather) -> Result<(), Error<M::Error>> {
         let sizes = self.format.page_sizes() & map.page_sizes;
         if sizes == 0 {
@@ -79,12 +86,43 @@ impl<F: Format, M: TableMemory + TableAllocator> PageTable<F, M> {
         if last.is_none_or(|last| last > u64::MAX >> (64 - self.format.output_bits())) {
             return Err(Error::OutputOutOfRange { address: map.address });
         }
+        // The short way for what most calls are: smallest pages, in one last table that exists.
+        let granule = self.format.granule_shift();
+        let others = sizes & (sizes - 1);
+        let only_smallest = others == 0 || map.size >> others.trailing_zeros() == 0;
+        if smallest == granule
+            && only_smallest
+            && self.in_one_last_table(span)
+            && let Some(table) = self.last_table(span.first).map_err(Error::Memory)?
+        {
+            return self.write(
+                table,
+                0,
+                granule,
+                span.first,
+                map.address.0,
+                map.size >> granule,
+                map,
+                gather,
+            );
+        }
+        self.map_stretches(map, sizes, span, gather)
+    }
+
+    #[inline(never)]
+    fn map_stretches(
+        &self,
+        map: &Map,
+        sizes: u64,
+        span: Span,
+        gather: &mut Gather,
+    ) -> Result<(), Error<M::Error>> {
         let mut offset = span.first;
         let mut address = map.address.0;
         let mut remaining = map.size;
         loop {
             let stretch = stretch(sizes, offset, address, remaining);
-            let bytes = match self.map_stretch(stretch, offset, address, &map.attributes, gather) {
+            let bytes = match self.map_stretch(stretch, offset, address, map, gather) {
                 Ok(bytes) => bytes,
                 Err(error) => {
                     if offset != span.first {
@@ -103,35 +141,60 @@ impl<F: Format, M: TableMemory + TableAllocator> PageTable<F, M> {
     }
 
     /// Writes as many pages of a stretch as one table takes; returns their bytes.
-    #[inline]
     fn map_stretch(
         &self,
         stretch: Stretch,
         offset: u64,
         address: u64,
-        attributes: &Attributes,
+        map: &Map,
         gather: &mut Gather,
     ) -> Result<u64, Error<M::Error>> {
         let shift = stretch.shift;
         let level = self.format.level_of(shift);
-        let span_shift = self.format.span_shift(level);
-        let run_bits = shift - span_shift;
+        let run_bits = shift - self.format.span_shift(level);
         let table = self.table_for(level, offset)?;
-        let index = self.index(level, offset);
-        let pages = stretch.pages.min((self.entries(level) - index) >> run_bits);
-        let count = (pages << run_bits) as usize;
-        let at = entry(table, index);
-        self.check_empty(at, count, level, offset, gather)?;
-        let written = self.memory.store_run(at, count, |step| {
+        let pages = stretch.pages.min((self.entries(level) - self.index(level, offset)) >> run_bits);
+        self.write(table, level, shift, offset, address, pages << run_bits, map, gather)?;
+        Ok(pages << shift)
+    }
+
+    /// Writes `count` entries of pages of `1 << shift` bytes into `table`, of `level`, from that for `offset` on, where
+    /// nothing may be mapped.
+    #[inline]
+    #[expect(clippy::too_many_arguments, reason = "where, what size, to what, and how")]
+    fn write(
+        &self,
+        table: PhysAddr,
+        level: u8,
+        shift: u8,
+        offset: u64,
+        address: u64,
+        count: u64,
+        map: &Map,
+        gather: &mut Gather,
+    ) -> Result<(), Error<M::Error>> {
+        let span_shift = self.format.span_shift(level);
+        let at = entry(table, self.index(level, offset));
+        let attributes = &map.attributes;
+        if count == 1 {
+            if self.load(at)? != 0 {
+                self.make_empty(at, 1, level, offset, gather)?;
+            }
+            return self.store(at, self.format.encode_leaf(level, shift, address, attributes));
+        }
+        if self.memory.find_used(at, count as usize).map_err(Error::Memory)?.is_some() {
+            self.make_empty(at, count, level, offset, gather)?;
+        }
+        let written = self.memory.store_run(at, count as usize, |step| {
             self.format.encode_leaf(level, shift, address + ((step as u64) << span_shift), attributes)
         });
         if let Err(error) = written {
-            gather.add_range(self.iova(offset), self.iova(offset + ((pages << shift) - 1)));
+            gather.add_range(self.iova(offset), self.iova(offset + ((count << span_shift) - 1)));
             // Memory that fails has failed already: the first error is the one to report.
-            let _ = self.memory.store_run(at, count, |_| 0);
+            let _ = self.memory.store_run(at, count as usize, |_| 0);
             return Err(Error::Memory(error));
         }
-        Ok(pages << shift)
+        Ok(())
     }
 
     /// The table of `level` that serves `offset`, with those above it, allocated where there is none.
@@ -164,6 +227,7 @@ impl<F: Format, M: TableMemory + TableAllocator> PageTable<F, M> {
     /// Builds the tables of levels `above - 1` down to `level` and installs them, all at once, in the entry of level
     /// `above` at `at`. Returns the lowest; or what another thread has written there before.
     #[cold]
+    #[inline(never)]
     fn install(
         &self,
         at: PhysAddr,
@@ -210,23 +274,9 @@ impl<F: Format, M: TableMemory + TableAllocator> PageTable<F, M> {
         Ok(table)
     }
 
-    /// That `count` entries from `at` on, of `level`, hold nothing. Tables that have become empty are taken out.
-    #[inline]
-    fn check_empty(
-        &self,
-        at: PhysAddr,
-        count: usize,
-        level: u8,
-        offset: u64,
-        gather: &mut Gather,
-    ) -> Result<(), Error<M::Error>> {
-        if self.memory.find_used(at, count).map_err(Error::Memory)?.is_none() {
-            return Ok(());
-        }
-        self.make_empty(at, count as u64, level, offset, gather)
-    }
-
+    /// Makes sure that `count` entries from `at` on, of `level`, hold nothing: tables that have become empty are taken out.
     #[cold]
+    #[inline(never)]
     fn make_empty(
         &self,
         at: PhysAddr,
@@ -281,6 +331,7 @@ impl<F: Format, M: TableMemory + TableAllocator> PageTable<F, M> {
 
     /// Takes back what a failed map has mapped before it failed.
     #[cold]
+    #[inline(never)]
     fn roll_back(&self, span: Span, gather: &mut Gather) -> Result<(), Error<M::Error>> {
         gather.add_range(self.iova(span.first), self.iova(span.last));
         self.clear(self.root, self.format.top(), span, gather).map(|_| ())

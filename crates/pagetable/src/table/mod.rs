@@ -14,6 +14,7 @@ pub use map::Map;
 pub use split::Split;
 pub use visit::Page;
 
+use crate::walk::index;
 use crate::{
     Cause, Entry, Format, Invalid, MAX_LEVELS, Mapping, TableAllocator, TableEntry, TableMemory, Walk, walk,
 };
@@ -165,7 +166,32 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
     /// The index of `offset`'s entry in a table of `level`.
     #[inline]
     fn index(&self, level: u8, offset: u64) -> u64 {
-        (offset >> self.format.span_shift(level)) & (self.entries(level) - 1)
+        index(&self.format, level, offset)
+    }
+
+    /// Whether `span` is a part of what one table of level 0 serves, and not all of it.
+    #[inline]
+    fn in_one_last_table(&self, span: Span) -> bool {
+        let serves = self.format.granule_shift() + self.format.index_bits(0);
+        span.last - span.first < (1 << serves) - (1 << self.format.granule_shift())
+            && (span.first ^ span.last) & (u64::MAX << (serves - 1)) << 1 == 0
+    }
+
+    /// The table of level 0 that serves `offset`, where the way to it is the plain one.
+    #[inline]
+    fn last_table(&self, offset: u64) -> Result<Option<PhysAddr>, M::Error> {
+        let mut table = self.root;
+        let mut shift = self.format.span_shift(self.format.top());
+        let mut index = offset >> shift;
+        for level in (1..self.format.levels()).rev() {
+            match self.format.decode(level, self.memory.load(entry(table, index))?) {
+                Entry::Table(next) if next.level + 1 == level => table = PhysAddr(next.address),
+                _ => return Ok(None),
+            }
+            shift -= self.format.table_bits();
+            index = (offset >> shift) & ((1 << self.format.table_bits()) - 1);
+        }
+        Ok(Some(table))
     }
 
     /// The offsets that the entry of `level` around `offset` spans.

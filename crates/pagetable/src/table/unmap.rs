@@ -11,6 +11,7 @@ impl<F: Format, M: TableMemory + TableAllocator> PageTable<F, M> {
     /// `gather`, and with it the tables that the range covers wholly: until the invalidation the unit may
     /// use either. Tables that it covers in part stay, even where nothing is mapped in them any more:
     /// [`reclaim`](Self::reclaim) finds those.
+    #[inline]
     pub fn unmap(
         &self,
         iova: Iova,
@@ -19,12 +20,72 @@ impl<F: Format, M: TableMemory + TableAllocator> PageTable<F, M> {
         gather: &mut Gather,
     ) -> Result<u64, Error<M::Error>> {
         let span = self.span(iova, size, self.smallest_shift())?;
-        self.split_ends(span, split, gather)?;
-        let bytes = self.clear(self.root, self.format.top(), span, gather)?;
+        let bytes = match self.clear_in_last_table(span).map_err(Error::Memory)? {
+            Some(0) => return Ok(0),
+            Some(bytes) => {
+                gather.add_page(self.format.granule_shift());
+                bytes
+            }
+            None => self.split_and_clear(span, split, gather)?,
+        };
         if bytes != 0 {
             gather.add_range(iova, Iova(iova.0 + (size - 1)));
         }
         Ok(bytes)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn split_and_clear(
+        &self,
+        span: Span,
+        split: &mut Split<'_>,
+        gather: &mut Gather,
+    ) -> Result<u64, Error<M::Error>> {
+        self.split_ends(span, split, gather)?;
+        self.clear(self.root, self.format.top(), span, gather)
+    }
+
+    /// The short way for what most calls are: a part of one last table, and no run or large page in sight. `None` where it
+    /// is anything else; then nothing has been done.
+    #[inline]
+    fn clear_in_last_table(&self, span: Span) -> Result<Option<u64>, M::Error> {
+        if !self.in_one_last_table(span) {
+            return Ok(None);
+        }
+        let Some(table) = self.last_table(span.first)? else {
+            return Ok(None);
+        };
+        let granule = self.format.granule_shift();
+        let is_page = |raw| match self.format.decode(0, raw) {
+            Entry::Leaf(leaf) => (leaf.run_shift == granule).then_some(true),
+            Entry::Empty => Some(false),
+            _ => None,
+        };
+        let (first, last) = (self.index(0, span.first), self.index(0, span.last));
+        // Only the pages at the ends can reach out of the range.
+        let Some(mapped) = is_page(self.memory.load(entry(table, first))?) else {
+            return Ok(None);
+        };
+        if first == last {
+            if !mapped {
+                return Ok(Some(0));
+            }
+            self.memory.store(entry(table, first), 0)?;
+            return Ok(Some(1 << granule));
+        }
+        if is_page(self.memory.load(entry(table, last))?).is_none() {
+            return Ok(None);
+        }
+        let mut bytes = 0;
+        for index in first..=last {
+            let at = entry(table, index);
+            if matches!(self.format.decode(0, self.memory.load(at)?), Entry::Leaf(_)) {
+                self.memory.store(at, 0)?;
+                bytes += 1 << granule;
+            }
+        }
+        Ok(Some(bytes))
     }
 
     /// Clears the leaves of `span` below `table`, of `level`, and takes out the tables that it covers; returns the bytes
