@@ -5,6 +5,7 @@ pub mod domain;
 pub mod gather;
 pub mod iova;
 mod mappings;
+pub(crate) mod queue;
 pub mod region;
 pub mod table;
 mod tags;
