@@ -1,6 +1,11 @@
 //! Oracles: the same programs on a machine that somebody else wrote and on ours, compared at every step.
 
+pub mod by_hand;
+pub mod driven;
+pub mod generate;
+pub mod lockstep;
 pub mod program;
+pub mod shadow;
 pub mod shrink;
 pub mod vtd;
 

@@ -5,7 +5,10 @@
 
 use super::judge::{Outcome, Recorded};
 use super::tables::{Case, Change, Kind, Shape, Tables};
+use crate::oracle::lockstep::Tolerance;
+use crate::oracle::shadow::Why;
 use crate::reference::vtd::Unit;
+use portcullis_spec::{ConfigTable, FaultReason};
 
 /// What is known of a difference.
 #[derive(Clone, Copy, Debug)]
@@ -175,7 +178,7 @@ pub const DEPARTURES: &[Departure] = &[
         example: || changed(Kind::First, &[("first-stage PTE", 1 << 5)]).with_write_to_the_page_read(),
     },
     Departure {
-        what: "records no fault for a write through a cached translation that lacks the right to write",
+        what: "records no fault for an access through a cached translation that lacks the right",
         section: "4.2.4, 7.1.3 (LGN.2, SGN.6)",
         translate: nothing,
         explains: |evidence| {
@@ -274,6 +277,13 @@ pub const DEPARTURES: &[Departure] = &[
         example: || changed(Kind::First, &[("PASID table entry, word 0", 1 << 2)]),
     },
 ];
+
+/// The departures as far as a driver's programs meet them.
+pub const TOLERANCE: Tolerance = Tolerance {
+    unrecorded: Why::is_right,
+    also: |reason, why| why == Why::Detached && reason == FaultReason::EntryInvalid(ConfigTable::Pasid),
+    invents_pasid: true,
+};
 
 impl Case {
     /// The case, with the write where it reads.

@@ -2,5 +2,7 @@
 
 pub mod departures;
 pub mod judge;
+pub mod programs;
 pub mod qemu_tables;
+pub mod run;
 pub mod tables;

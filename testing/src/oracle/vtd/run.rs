@@ -1,0 +1,44 @@
+//! Everything that the oracle compares for VT-d.
+
+use super::{programs, qemu_tables};
+use crate::machine::vtd::Mode;
+use crate::oracle::{Failure, Tally};
+
+/// Run `cases` checks: half of them steps of programs, half hand-made tables, shared between the modes.
+///
+/// # Errors
+/// The first failure, and what was compared until then.
+pub fn run(cases: u64, seed: u64) -> Result<Tally, (Tally, Failure)> {
+    let share = cases.div_ceil(2 * Mode::ALL.len() as u64);
+    let jobs: Vec<Job> = Mode::ALL
+        .into_iter()
+        .flat_map(|mode| {
+            let by_hand: Job = Box::new(move || programs::by_hand(mode));
+            let random: Job = Box::new(move || programs::random(mode, share, seed));
+            let tables: Job = Box::new(move || qemu_tables::run(mode, share, seed));
+            [by_hand, random, tables]
+        })
+        .chain([
+            Box::new(qemu_tables::assert_departures) as Job,
+            Box::new(programs::assert_departures) as Job,
+        ])
+        .collect();
+    let mut tally = Tally::default();
+    let mut failure = None;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = jobs.into_iter().map(|job| scope.spawn(job)).collect();
+        for thread in threads {
+            match thread.join() {
+                Ok(Ok(done)) => tally.add(&done),
+                Ok(Err(failed)) => failure = failure.take().or(Some(failed)),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+    });
+    match failure {
+        None => Ok(tally),
+        Some(failure) => Err((tally, failure)),
+    }
+}
+
+type Job = Box<dyn FnOnce() -> Result<Tally, Failure> + Send>;
