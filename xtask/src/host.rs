@@ -30,8 +30,11 @@ pub(crate) const ALL: &[Tool] = &[
 /// What judges firmware tables.
 pub(crate) const FIRMWARE: &[Tool] = &[Tool { program: "iasl", package: "acpica-tools", major: None }];
 
+/// What judges x86's units.
+pub(crate) const QEMU_X86: &[Tool] = &[qemu("qemu-system-x86_64", "qemu-system-x86")];
+
 /// What the guests need.
-pub(crate) const GUEST: &[Tool] = &[qemu("qemu-system-x86_64", "qemu-system-x86")];
+pub(crate) const GUEST: &[Tool] = QEMU_X86;
 
 /// Tools that are not here, and why they could not be installed.
 #[derive(Debug)]

@@ -5,6 +5,7 @@ pub mod driven;
 pub mod generate;
 pub mod lockstep;
 pub mod program;
+pub mod report;
 pub mod shadow;
 pub mod shrink;
 pub mod vtd;

@@ -1,0 +1,45 @@
+//! The command line and the last line of every oracle that compares with QEMU.
+
+use super::{Failure, Tally};
+use crate::qtest::version;
+use std::process::ExitCode;
+
+/// Compare with QEMU. The last line says how many checks there were and how many differences.
+#[derive(clap::Parser, Clone, Copy, Debug)]
+pub struct Extent {
+    /// Checks to make at least
+    #[arg(long, default_value_t = 30_000)]
+    pub cases: u64,
+    /// Seed of the random ones
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+}
+
+/// Print what was found, and the exit status that says the same: 1 for a difference, 2 where nothing could be compared.
+pub fn report(name: &str, program: &str, outcome: Result<Tally, (Tally, Failure)>) -> ExitCode {
+    let (tally, failure) = match outcome {
+        Ok(tally) => (tally, None),
+        Err((tally, failure)) => (tally, Some(failure)),
+    };
+    if !tally.departures.is_empty() {
+        println!("known departures of QEMU from the specification, and how often each was met:");
+        for (what, count) in &tally.departures {
+            println!("{count:>8}  QEMU {what}");
+        }
+    }
+    let version = version(program).unwrap_or_else(|| "not installed".into());
+    let differences = match failure {
+        None => 0,
+        Some(Failure::Machine(error)) => {
+            println!("oracle {name}: could not run: {error}");
+            return ExitCode::from(2);
+        }
+        Some(difference) => {
+            println!("{difference}");
+            1
+        }
+    };
+    let noun = if differences == 1 { "difference" } else { "differences" };
+    println!("oracle {name}: {} checks, {differences} {noun} (QEMU {version})", tally.checks);
+    ExitCode::from(differences)
+}
