@@ -22,8 +22,12 @@ const A: PciAddress = PciAddress::new(0, 0, 3, 0);
 const B: PciAddress = PciAddress::new(0, 5, 0x1f, 7);
 const PAGE: u64 = 0x1000;
 
+fn options(mode: Mode) -> Options {
+    Options { mode: Some(mode), timeout: Duration::from_millis(5), ..Options::default() }
+}
+
 fn start(machine: &Machine, mode: Mode) -> TestUnit<'_> {
-    let vtd = Vtd::start(machine, machine, Options { mode: Some(mode), ..Options::default() }).unwrap();
+    let vtd = Vtd::start(machine, machine, options(mode)).unwrap();
     Unit::new(vtd)
 }
 
@@ -753,15 +757,14 @@ fn registers_that_do_not_answer_time_out() {
     unit.enable().unwrap();
     let machine = Machine::new(Traits::LEGACY);
     machine.registers.borrow_mut().deaf = 1 << 30;
-    let options = Options { mode: Some(Mode::Legacy), ..Options::default() };
-    assert!(matches!(Vtd::start(&machine, &machine, options).err(), Some(Error::Unit(_))));
+    assert!(matches!(Vtd::start(&machine, &machine, options(Mode::Legacy)).err(), Some(Error::Unit(_))));
 }
 
 #[test]
 fn an_allocator_empty_at_any_point_leaves_nothing_behind() {
     for (traits, mode) in kinds() {
         let program = |machine: &Machine| -> Result<(), Error> {
-            let options = Options { mode: Some(mode), ..Options::default() };
+            let options = options(mode);
             let unit = Unit::new(Vtd::start(machine, machine, options)?);
             unit.enable()?;
             let result = (|| {
