@@ -15,7 +15,7 @@ pub mod platform;
 mod turn;
 pub mod vtd;
 
-pub use common::architecture::{FaultCounts, FaultRecord, Features};
+pub use common::architecture::{FaultCounts, FaultRecord, FaultSignal, Features};
 pub use common::domain::{Domain, DomainOptions};
 pub use common::gather::{FlushPolicy, Ticket};
 pub use common::iova::Prefer;

@@ -9,7 +9,8 @@ use machine::registers::{ICE, IQE, ITE, Trouble};
 use machine::{Machine, Traits};
 use portcullis_driver::vtd::{Mode, Options, Vtd, probe};
 use portcullis_driver::{
-    Device, Domain, DomainOptions, Error, Feature, FlushPolicy, Prefer, Region, RegionKind, Unit, UnitError,
+    Device, Domain, DomainOptions, Error, FaultSignal, Feature, FlushPolicy, Prefer, Region, RegionKind,
+    Unit, UnitError,
 };
 use portcullis_spec::{
     Access, FaultReason, Iova, Ipa, PagingFormat, Pasid, PciAddress, PhysAddr, Stage, StageRules,
@@ -323,6 +324,26 @@ fn faults_come_decoded_in_order_and_overflow_is_counted() {
     read(&machine, A, 0x20_0000).unwrap_err();
     assert_eq!(unit.read_faults(|_| ()).read, 1);
     assert_eq!((unit.fault_totals().read, unit.fault_totals().overflows), (8, 1));
+}
+
+#[test]
+fn a_message_says_that_faults_wait() {
+    let machine = Machine::new(Traits::LEGACY);
+    let unit = started(&machine, Mode::Legacy);
+    read(&machine, A, 0).unwrap_err();
+    assert!(machine.registers.borrow().messages.is_empty());
+    unit.read_faults(|_| ());
+    unit.signal_faults(Some(FaultSignal { address: 0x12_fee0_1000, data: 0x4041 }));
+    read(&machine, A, 0).unwrap_err();
+    read(&machine, A, 0).unwrap_err();
+    assert_eq!(machine.registers.borrow().messages, [(0x12_fee0_1000, 0x4041)]);
+    unit.read_faults(|_| ());
+    read(&machine, A, 0).unwrap_err();
+    assert_eq!(machine.registers.borrow().messages.len(), 2);
+    unit.read_faults(|_| ());
+    unit.signal_faults(None);
+    read(&machine, A, 0).unwrap_err();
+    assert_eq!(machine.registers.borrow().messages.len(), 2);
 }
 
 #[test]

@@ -72,6 +72,15 @@ pub struct FaultRecord {
     pub raw: [u64; 4],
 }
 
+/// The message by which a unit says that fault records wait.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FaultSignal {
+    /// Where it is written.
+    pub address: u64,
+    /// What is written.
+    pub data: u32,
+}
+
 /// What a reading of the fault records found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct FaultCounts {
@@ -160,6 +169,10 @@ pub trait Architecture {
     /// # Errors
     /// The unit does not answer; what it may still read stays allocated.
     fn shut_down(&self) -> Result<(), UnitError>;
+
+    /// Makes the unit write `data` to `address`, as a message signalled interrupt, when fault records begin to wait; with
+    /// `None` it tells nobody.
+    fn signal_faults(&self, message: Option<FaultSignal>);
 
     /// Reads the waiting fault records, oldest first, and makes room for new ones. Takes bounded time however fast
     /// new ones come.

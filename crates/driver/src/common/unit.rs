@@ -8,7 +8,7 @@ use core::time::Duration;
 
 use portcullis_spec::{Context, DomainTag, FaultReason, Ipa, Pasid, PhysAddr, Requester, Stage, Tags};
 
-use super::architecture::{Architecture, ContextError, FaultCounts, FaultRecord, Features};
+use super::architecture::{Architecture, ContextError, FaultCounts, FaultRecord, FaultSignal, Features};
 use super::domain::{Domain, DomainInner, DomainOptions, Kind};
 use super::mappings::Mappings;
 use super::region::Device;
@@ -485,6 +485,12 @@ impl<A: Architecture> Unit<A> {
             state.faults.overflows += counts.overflows;
         });
         counts
+    }
+
+    /// Makes the unit send a message when fault records begin to wait, or, with `None`, none: it is to be read from time
+    /// to time then. One message may stand for many records; [`Self::read_faults`] arms the next.
+    pub fn signal_faults(&self, message: Option<FaultSignal>) {
+        self.0.architecture.signal_faults(message);
     }
 
     /// All fault records and overflows so far.

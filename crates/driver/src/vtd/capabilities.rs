@@ -124,7 +124,8 @@ impl Capabilities {
             pages_2m: cap.sslps() & 1 != 0,
             pages_1g: cap.sslps() & 2 != 0,
             snoop: ecap.sc(),
-            accessed_dirty: scalable && ecap.ssads(),
+            // 7.1.3, SSS.5: marks are set only by walks that snoop.
+            accessed_dirty: scalable && ecap.ssads() && ecap.smpwcs(),
             host_bits,
             ..VtdSecondStage::new(levels)
         };
@@ -132,7 +133,7 @@ impl Capabilities {
             shape: PagingFormat::VtdSecondStage { levels },
             format: AnyFormat::VtdSecondStage(format),
             input_bits: (12 + 9 * levels).min(cap.guest_address_bits()),
-            dirty: scalable && ecap.ssads(),
+            dirty: scalable && ecap.ssads() && ecap.smpwcs(),
             first_stage: false,
             parent: scalable && ecap.nest() && ecap.fsts(),
             caches_not_present: cap.cm(),
@@ -147,7 +148,7 @@ impl Capabilities {
             shape: PagingFormat::X86 { levels },
             format: AnyFormat::X86(format),
             input_bits: 12 + 9 * levels - 1,
-            dirty: true,
+            dirty: self.ecap.smpwcs(),
             first_stage: true,
             parent: false,
             caches_not_present: false,

@@ -18,7 +18,9 @@ use portcullis_spec::vtd::invalidation::{ContextCacheScope, InvalidationDescript
 use portcullis_spec::vtd::registers::{Gsts, Rtaddr, Ttm};
 use portcullis_spec::{Context, DomainTag, Invalidation, Pasid, Requester, SpaceTag, Tags};
 
-use crate::common::architecture::{Architecture, ContextError, FaultCounts, FaultRecord, Features};
+use crate::common::architecture::{
+    Architecture, ContextError, FaultCounts, FaultRecord, FaultSignal, Features,
+};
 use crate::error::{Error, Feature, UnitError};
 use crate::platform::{Lock, Mmio, Platform};
 use crate::turn::Turn;
@@ -360,6 +362,10 @@ impl<M: Mmio, P: Platform> Architecture for Vtd<M, P> {
         }
         self.tables.with(|tables| tables.free(&self.platform));
         Ok(())
+    }
+
+    fn signal_faults(&self, message: Option<FaultSignal>) {
+        self.registers.signal_faults(message);
     }
 
     fn read_faults(&self, sink: &mut dyn FnMut(FaultRecord)) -> FaultCounts {

@@ -4,10 +4,11 @@ use core::time::Duration;
 
 use portcullis_spec::vtd::invalidation::{ContextCacheScope, IotlbScope};
 use portcullis_spec::vtd::registers::{
-    Cap, Ccmd, CcmdGranularity, Ecap, Fsts, Gcmd, Gsts, Iotlb, IotlbGranularity, Iqa, Iqercd, Iqh, Iqt, Iva,
-    Pmen, Rtaddr, offset,
+    Cap, Ccmd, CcmdGranularity, Ecap, EventControl, Fsts, Gcmd, Gsts, Iotlb, IotlbGranularity, Iqa, Iqercd,
+    Iqh, Iqt, Iva, Pmen, Rtaddr, offset,
 };
 
+use crate::common::architecture::FaultSignal;
 use crate::error::UnitError;
 use crate::platform::Platform;
 use crate::platform::{Clock, Mmio};
@@ -79,6 +80,17 @@ impl<M: Mmio, P: Platform> Registers<M, P> {
     pub(super) fn clear_fault_record(&self, cap: Cap, index: u16) {
         let at = cap.fault_recording_offset() + u64::from(index) * offset::FRCD_SIZE;
         self.mmio.write32(at + 12, 1 << 31);
+    }
+
+    /// VT-d 11.4.7.2 to 11.4.7.5: masked while address and data change.
+    pub(super) fn signal_faults(&self, message: Option<FaultSignal>) {
+        self.mmio.write32(offset::FECTL, EventControl::new().with_im(true).into_bits());
+        if let Some(FaultSignal { address, data }) = message {
+            self.mmio.write32(offset::FEDATA, data);
+            self.mmio.write32(offset::FEADDR, address as u32);
+            self.mmio.write32(offset::FEUADDR, (address >> 32) as u32);
+            self.mmio.write32(offset::FECTL, EventControl::new().into_bits());
+        }
     }
 
     /// Waits until `done`.

@@ -45,11 +45,15 @@ pub(crate) struct Registers {
     /// Writes to GCMD.
     pub(crate) commands: Vec<u32>,
     pub(crate) write_buffer_flushes: u32,
+    /// FECTL, FEDATA, FEADDR, FEUADDR.
+    pub(crate) fault_event: [u32; 4],
+    /// Fault event messages sent: address and data.
+    pub(crate) messages: Vec<(u64, u32)>,
 }
 
 impl Registers {
     pub(crate) fn new() -> Self {
-        Self { faults: vec![[0; 2]; 4], ..Self::default() }
+        Self { faults: vec![[0; 2]; 4], fault_event: [1 << 31, 0, 0, 0], ..Self::default() }
     }
 }
 
@@ -59,6 +63,12 @@ impl Machine {
         let mut registers = self.registers.borrow_mut();
         if registers.fsts & PFO != 0 {
             return;
+        }
+        // 7.3: a message when the first record begins to wait, unless masked (11.4.7.2, IM).
+        let waiting = registers.faults.iter().any(|record| record[1] >> 63 != 0);
+        if !waiting && registers.fault_event[0] >> 31 == 0 {
+            let [_, data, low, high] = registers.fault_event;
+            registers.messages.push((u64::from(high) << 32 | u64::from(low), data));
         }
         let index = registers.fault_index;
         if registers.faults[index][1] >> 63 != 0 {
@@ -233,6 +243,7 @@ impl Mmio for Machine {
         match offset {
             0x18 => self.command(value),
             0x34 => self.registers.borrow_mut().fsts &= !value,
+            0x38..0x48 => self.registers.borrow_mut().fault_event[(offset as usize - 0x38) / 4] = value,
             0x64 => self.registers.borrow_mut().pmen = value & 1 << 31,
             _ => {
                 let record = (offset - self.fault_records()) / 16;
