@@ -11,7 +11,7 @@ use portcullis_spec::{
 use crate::contexts::{Cached, Contexts, Resolved};
 use crate::gate::Gate;
 use crate::memory::{GuestMemory, MemoryError};
-use crate::refusal::{Detail, Refusal};
+use crate::refusal::Refusal;
 use crate::space::{Budget, Generation, SpaceKey};
 use crate::translate::{FormattedStage, PageTranslation, Request, Stages, translate};
 
@@ -356,7 +356,13 @@ impl<A: Architecture> Engine<A> {
                 }
                 let generation = self.generation.read();
                 let answer = translate(self.memory(), &space.key.stages, transaction.address, request);
-                if answer.is_ok() || (self.architecture.caches_refusals() && may_be_kept(&answer)) {
+                let keep = match &answer {
+                    Ok(_) => true,
+                    Err(refusal) => {
+                        self.architecture.caches_refusals() && may_be_kept(&space.key.stages, refusal)
+                    }
+                };
+                if keep {
                     space.fill(transaction.address, answer, generation, &self.generation, &self.budget);
                 }
                 answer
@@ -370,14 +376,8 @@ impl<A: Architecture> Engine<A> {
 /// The unit has no such table format.
 struct NoFormat;
 
-/// In caching mode, a refusal of a second stage alone may be kept; a first stage's may not.
-fn may_be_kept(answer: &Result<PageTranslation, Refusal>) -> bool {
-    match answer {
-        Ok(_) => true,
-        Err(refusal) => {
-            refusal.stage == Some(StageNumber::Second)
-                && refusal.detail == Detail::None
-                && matches!(refusal.reason, FaultReason::NotMapped)
-        }
-    }
+/// In caching mode, what a second stage alone does not map may be kept; what a first stage refuses may not.
+fn may_be_kept(stages: &Stages, refusal: &Refusal) -> bool {
+    matches!(stages, Stages::One { number: StageNumber::Second, .. })
+        && refusal.reason == FaultReason::NotMapped
 }

@@ -136,9 +136,17 @@ fn check(rights: Rights, rules: StageRules, request: Request, number: StageNumbe
     if access.contains(request.access) || (request.any && !access.is_empty()) {
         return Ok(());
     }
+    let user_page = rights.contains(Rights::USER);
+    // Who asks is the reason if an unprivileged request meets a privileged page, or a privileged request would be granted
+    // were it not a user's page.
+    let by_privilege = if request.privileged {
+        user_page && permitted(rights - Rights::USER, rules, true).contains(request.access)
+    } else {
+        !user_page
+    };
     let reason = if !rights.intersects(Rights::READ | Rights::WRITE) {
         FaultReason::NotMapped
-    } else if permitted(rights, rules, !request.privileged).contains(request.access) {
+    } else if by_privilege {
         FaultReason::PrivilegeDenied
     } else {
         FaultReason::PermissionDenied
