@@ -45,13 +45,11 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    #[allow(dead_code, reason = "for the commands that read more than the parser checks")]
     /// An argument that parses but makes no sense.
     pub(crate) fn usage(message: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self { exit: Exit::Usage, error: message.into() }
     }
 
-    #[allow(dead_code, reason = "for the commands that read more than the parser checks")]
     /// A failure described in words.
     pub(crate) fn new(message: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self { exit: Exit::Failed, error: message.into() }

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod completions;
+mod decode;
 mod exit;
 mod inspect;
 mod man;
@@ -32,6 +33,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Inspect(inspect::Args),
+    Decode(decode::Args),
     Completions(completions::Args),
     Man(man::Args),
 }
@@ -39,6 +41,7 @@ enum Command {
 fn dispatch(command: Command, output: &mut Output) -> Result<Exit, Failure> {
     match command {
         Command::Inspect(arguments) => inspect::run(&arguments, output),
+        Command::Decode(arguments) => decode::run(&arguments, output),
         Command::Completions(arguments) => completions::run(&arguments, output),
         Command::Man(arguments) => man::run(&arguments, output),
     }

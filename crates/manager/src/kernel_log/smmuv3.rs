@@ -4,53 +4,18 @@
 use std::time::Duration;
 
 use portcullis_spec::{
-    Access, ConfigTable, Fault, FaultReason, Iova, Ipa, Pasid, RequestType, Requester, StageNumber,
+    Access, Fault, FaultReason, Iova, Ipa, Pasid, RequestType, Requester, StageNumber,
+    smmuv3::event::EventNumber,
 };
 
 use super::{KernelFault, KernelRecord, Line, Missing, Source, scan};
 
-/// Names of the events (SMMUv3 7.3), in the order of their numbers.
-const EVENTS: [(u32, &str); 20] = [
-    (0x01, "F_UUT"),
-    (0x02, "C_BAD_STREAMID"),
-    (0x03, "F_STE_FETCH"),
-    (0x04, "C_BAD_STE"),
-    (0x05, "F_BAD_ATS_TREQ"),
-    (0x06, "F_STREAM_DISABLED"),
-    (0x07, "F_TRANSL_FORBIDDEN"),
-    (0x08, "C_BAD_SUBSTREAMID"),
-    (0x09, "F_CD_FETCH"),
-    (0x0a, "C_BAD_CD"),
-    (0x0b, "F_WALK_EABT"),
-    (0x10, "F_TRANSLATION"),
-    (0x11, "F_ADDR_SIZE"),
-    (0x12, "F_ACCESS"),
-    (0x13, "F_PERMISSION"),
-    (0x20, "F_TLB_CONFLICT"),
-    (0x21, "F_CFG_CONFLICT"),
-    (0x24, "E_PAGE_REQUEST"),
-    (0x25, "F_VMS_FETCH"),
-    (0x00, "UNKNOWN"),
-];
+fn event(code: u32) -> Option<EventNumber> {
+    EventNumber::decode(u8::try_from(code).ok()?)
+}
 
 fn reason(code: u32) -> FaultReason {
-    use FaultReason as R;
-    match code {
-        0x01 | 0x05 | 0x06 => R::RequestBlocked,
-        0x02 => R::RequesterUnsupported,
-        0x03 | 0x25 => R::TableUnreadable(ConfigTable::Device),
-        0x04 => R::EntryInvalid(ConfigTable::Device),
-        0x07 => R::TranslatedBlocked,
-        0x08 => R::PasidUnsupported,
-        0x09 => R::TableUnreadable(ConfigTable::Pasid),
-        0x0a => R::EntryInvalid(ConfigTable::Pasid),
-        0x0b => R::PagingEntryUnreadable,
-        0x10 => R::NotMapped,
-        0x11 => R::AddressSize,
-        0x12 => R::AccessFlag,
-        0x13 => R::PermissionDenied,
-        _ => R::Internal,
-    }
+    event(code).map_or(FaultReason::Internal, EventNumber::reason)
 }
 
 /// Whether the event carries an input address (SMMUv3 7.3.2, 7.3.6, 7.3.8, 7.3.12 to 7.3.17).
@@ -171,15 +136,13 @@ impl Half {
     /// The record, or `None` where too few lines came to say whose it is.
     pub(super) fn finish(self) -> Option<KernelRecord> {
         let named = self.described.as_ref().and_then(|described| {
-            EVENTS.iter().find(|(_, name)| *name == described.event).map(|(code, _)| *code)
+            let event = EventNumber::ALL.iter().find(|event| event.name() == described.event)?;
+            Some(u32::from(event.encode()))
         });
         let code = self.code.or(named).unwrap_or(0);
         let event = match &self.described {
             Some(described) => described.event.clone(),
-            None => EVENTS
-                .iter()
-                .find(|(number, _)| *number == code)
-                .map_or_else(|| format!("event {code:#04x}"), |(_, name)| (*name).to_owned()),
+            None => event(code).map_or_else(|| format!("event {code:#04x}"), |event| event.name().to_owned()),
         };
         let mut missing = Vec::new();
         let fault = match <[u64; 4]>::try_from(self.words.as_slice()) {

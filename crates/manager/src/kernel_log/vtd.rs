@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use portcullis_spec::{
-    Access, ConfigTable, Fault, FaultReason, Iova, Pasid, PciAddress, RequestType, StageNumber,
+    Access, Fault, FaultReason, Iova, Pasid, PciAddress, RequestType, StageNumber, vtd::VtdFaultReason,
 };
 
 use super::{KernelFault, KernelRecord, Line, Missing, Source, scan};
@@ -130,48 +130,10 @@ impl Half {
     }
 }
 
-/// The neutral class of a fault reason, and the stage that refused (VT-d 7.1.3).
+/// The neutral class of a fault reason, and the stage that refused.
 fn neutral_reason(code: u32) -> (FaultReason, Option<StageNumber>) {
-    use ConfigTable::{Device, Interrupt, Pasid, PasidDirectory, Root};
-    use FaultReason as R;
-    let first = Some(StageNumber::First);
-    let second = Some(StageNumber::Second);
-    match code {
-        0x01 | 0x39 => (R::EntryNotPresent(Root), None),
-        0x02 | 0x41 => (R::EntryNotPresent(Device), None),
-        0x03 | 0x0b | 0x42 | 0x43 | 0x48 => (R::EntryInvalid(Device), None),
-        0x04 => (R::AddressSize, second),
-        0x05 | 0x06 => (R::PermissionDenied, second),
-        0x07 | 0x78 | 0x7b => (R::PagingEntryUnreadable, second),
-        0x08 | 0x30 | 0x38 => (R::TableUnreadable(Root), None),
-        0x09 | 0x40 => (R::TableUnreadable(Device), None),
-        0x0a | 0x3a => (R::EntryInvalid(Root), None),
-        0x0c | 0x7a => (R::PagingEntryInvalid, second),
-        0x0d | 0x31 | 0x32 | 0x44 | 0x47 => (R::RequestBlocked, None),
-        0x20 | 0x21 | 0x25 | 0x26 => (R::InterruptBlocked, None),
-        0x22 => (R::EntryNotPresent(Interrupt), None),
-        0x23 => (R::TableUnreadable(Interrupt), None),
-        0x24 => (R::EntryInvalid(Interrupt), None),
-        0x45 | 0x46 => (R::PasidUnsupported, None),
-        0x50 => (R::TableUnreadable(PasidDirectory), None),
-        0x51 => (R::EntryNotPresent(PasidDirectory), None),
-        0x52 => (R::EntryInvalid(PasidDirectory), None),
-        0x58 => (R::TableUnreadable(Pasid), None),
-        0x59 => (R::EntryNotPresent(Pasid), None),
-        0x5a | 0x5b => (R::EntryInvalid(Pasid), None),
-        0x5c | 0x5d => (R::PrivilegeDenied, None),
-        0x70 | 0x73 => (R::PagingEntryUnreadable, first),
-        0x71 => (R::NotMapped, first),
-        0x72 | 0x74 | 0x90 => (R::PagingEntryInvalid, first),
-        // The second stage refused the walk of the first (7.1.3: SFS.4 to SFS.7, SSS.3).
-        0x75..=0x77 | 0x79 => (R::PermissionDenied, second),
-        0x80 => (R::AddressSize, first),
-        0x81 => (R::PrivilegeDenied, first),
-        0x82 => (R::PermissionDenied, first),
-        0x83 => (R::AddressSize, second),
-        0x84 => (R::PagingEntryInvalid, second),
-        0x85 | 0x86 => (R::PermissionDenied, None),
-        0x87 => (R::ReservedRange, None),
-        _ => (R::Internal, None),
+    match u8::try_from(code).ok().and_then(VtdFaultReason::from_code) {
+        Some(reason) => (reason.neutral(), reason.stage()),
+        None => (FaultReason::Internal, None),
     }
 }
