@@ -1,1 +1,4 @@
 //! A client of the manager.
+#![deny(unsafe_code)]
+
+pub mod device;

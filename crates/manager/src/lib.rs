@@ -11,6 +11,7 @@ pub mod host;
 pub mod inspect;
 pub mod inventory;
 pub mod kernel_log;
+pub mod vfio;
 pub mod violation;
 
 pub use backend::{

@@ -38,7 +38,8 @@ impl Iommu {
             Self::None => None,
             Self::Intel { scalable: false } => Some("intel-iommu,intremap=on"),
             Self::Intel { scalable: true } => Some("intel-iommu,intremap=on,x-scalable-mode=on,x-flts=on"),
-            Self::Amd => Some("amd-iommu,intremap=off"),
+            // With pt=on, its default, QEMU 10.0 lets all DMA pass untranslated.
+            Self::Amd => Some("amd-iommu,intremap=off,pt=off"),
         }
     }
 

@@ -4,9 +4,14 @@
 //! hangs, or leaves processes behind harms no other.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod case;
 mod cases;
+mod edu;
 mod init;
+// The example that shows users how to drive a disk is what the cases drive theirs with.
+#[path = "../../../../crates/client/examples/nvme/driver.rs"]
+mod nvme;
 
 use anyhow::{Context, Result, bail};
 use std::process::ExitCode;
@@ -17,6 +22,7 @@ fn main() -> ExitCode {
     let outcome = match words.as_slice() {
         _ if std::process::id() == 1 => init::run(),
         ["case", suite, name] => run_case(suite, name),
+        ["hold", ids] => cases::hold(ids),
         _ => {
             Err(anyhow::anyhow!("portcullis-guest is the first process of a guest; see `cargo xtask guest`"))
         }

@@ -2,6 +2,8 @@
 //! power-off. What runs inside is in `inside/cases`, one file for each suite.
 
 mod boot;
+mod disk;
+mod vfio;
 
 use crate::initramfs::Archive;
 use crate::machine::Machine;
@@ -45,5 +47,5 @@ pub(crate) trait Suite {
 
 /// All suites.
 pub(crate) fn all() -> Vec<Box<dyn Suite>> {
-    vec![Box::new(boot::Boot)]
+    vec![Box::new(boot::Boot), Box::new(vfio::Vfio)]
 }

@@ -1,13 +1,16 @@
 //! The cases, one file for each suite.
 
 mod boot;
+mod vfio;
 
 use crate::case::Case;
+pub(crate) use vfio::hold;
 
 /// The cases of a suite, in the order in which they run.
 pub(crate) fn suite(name: &str) -> Option<&'static [Case]> {
     match name {
         "boot" => Some(boot::CASES),
+        "vfio" => Some(vfio::CASES),
         _ => None,
     }
 }
