@@ -59,11 +59,13 @@ pub(crate) fn run(_: &Arguments) -> ExitCode {
             Err(missing) => Outcome::Skipped(missing.to_string()),
         });
     }
-    report.step("guest boot", || match guest::prepare() {
-        Ok(()) => guest::start(&["boot"]).into(),
-        Err(reason) if continuous_integration => Outcome::Failed(reason),
-        Err(reason) => Outcome::Skipped(reason),
-    });
+    for suite in ["boot", "vfio"] {
+        report.step(&format!("guest {suite}"), || match guest::prepare() {
+            Ok(()) => guest::start(&[suite]).into(),
+            Err(reason) if continuous_integration => Outcome::Failed(reason),
+            Err(reason) => Outcome::Skipped(reason),
+        });
+    }
 
     if report.close("xtask test") { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -8,7 +8,6 @@ use std::path::Path;
 use portcullis_spec::{Access, Iova, PciAddress};
 
 use super::kernel::Kernel;
-use crate::host::parse_address as address;
 use crate::inventory::{ReservedKind, ReservedRegion};
 
 /// Where PCI functions are listed.
@@ -86,7 +85,7 @@ fn function(kernel: &dyn Kernel, name: &str) -> Option<Function> {
     let header = configuration(kernel, name).get(HEADER_TYPE).copied().unwrap_or(0);
     Some(Function {
         name: name.to_owned(),
-        address: address(name)?,
+        address: name.parse().ok()?,
         vendor: hexadecimal("vendor")? as u16,
         device: hexadecimal("device")? as u16,
         class: hexadecimal("class")?,
@@ -123,7 +122,7 @@ pub(super) fn requesters(kernel: &dyn Kernel, function: &Function) -> Vec<PciAdd
     let Ok(path) = fs::canonicalize(path) else { return found };
     for folder in path.ancestors().skip(1) {
         let Some(name) = folder.file_name().map(|name| name.to_string_lossy()) else { break };
-        let Some(bridge) = address(&name) else { break };
+        let Ok(bridge) = name.parse::<PciAddress>() else { break };
         let space = configuration(kernel, &name);
         let alias = match port_type(&space) {
             Some(EXPRESS_TO_PCI) => {
