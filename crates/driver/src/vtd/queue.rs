@@ -55,26 +55,32 @@ impl<P: Platform> Queue<P> {
         self.ring.stop(error);
     }
 
-    /// Turns the queue off, whatever state the unit left it in: waits for the unit to take what is there, and where it
-    /// does not, replaces the rest by wait descriptors that do nothing and clears the error that held it up (VT-d 6.5.2.10).
+    /// Turns the queue off, whatever state the unit left it in: waits for the unit to take what is there; and where an error holds it
+    /// up, replaces the rest by wait descriptors that do nothing, and clears the error (VT-d 6.5.2.10). Only then: a unit that
+    /// is still fetching could see half of a replaced descriptor.
     pub(super) fn turn_off<M: Mmio>(
         &self,
         registers: &Registers<M, P>,
         platform: &P,
     ) -> Result<(), UnitError> {
         let tail = registers.iqt();
-        let entries = self.ring.entries();
-        let mut entry = u32::from(registers.iqh().qh()) / self.step();
-        let end = u32::from(tail.qt()) / self.step();
-        while entry != end && entry < entries && end < entries {
-            self.ring.neutralize(platform, &self.descriptors(registers), entry);
-            entry = (entry + 1) & (entries - 1);
-        }
-        registers.clear_fsts(Fsts::new().with_iqe(true).with_ite(true).with_ice(true));
-        // A unit that reported an error goes on fetching once that is cleared; writing the tail again is harmless, and
-        // starts those that look only then.
+        let is_empty = || registers.iqh().qh() == tail.qt();
+        let is_held_up = || registers.fsts().iqe() || registers.fsts().ite();
+        // Writing the tail again is harmless, and starts units that look only then.
         registers.set_iqt(tail);
-        registers.wait(platform, "IQH", |_| registers.iqh().qh() == tail.qt())?;
+        registers.wait(platform, "IQH", |_| is_empty() || is_held_up())?;
+        if is_held_up() {
+            let entries = self.ring.entries();
+            let mut entry = u32::from(registers.iqh().qh()) / self.step();
+            let end = u32::from(tail.qt()) / self.step();
+            while entry != end && entry < entries && end < entries {
+                self.ring.neutralize(platform, &self.descriptors(registers), entry);
+                entry = (entry + 1) & (entries - 1);
+            }
+            registers.clear_fsts(Fsts::new().with_iqe(true).with_ite(true).with_ice(true));
+            registers.set_iqt(tail);
+            registers.wait(platform, "IQH", |_| is_empty())?;
+        }
         registers.set_queue(platform, false)
     }
 
