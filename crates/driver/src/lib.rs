@@ -1,7 +1,7 @@
 //! Drivers that program IOMMUs, on any machine: `no_std`, with `alloc`, over the small traits of [`platform`].
 //!
 //! [`common`] holds everything that isn't bits: [`Unit`], [`Domain`], invalidation, addresses, faults. Each architecture has a folder
-//! that implements [`common::architecture::Architecture`]: [`vtd`].
+//! that implements [`common::architecture::Architecture`]: [`riscv`], [`vtd`].
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -12,6 +12,7 @@ extern crate std;
 pub mod common;
 pub mod error;
 pub mod platform;
+pub mod riscv;
 mod turn;
 pub mod vtd;
 

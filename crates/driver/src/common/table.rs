@@ -2,7 +2,7 @@
 
 use core::convert::Infallible;
 
-use portcullis_pagetable::format::{AnyFormat, VtdSecondStage, X86};
+use portcullis_pagetable::format::{AnyFormat, ArmStage1, ArmStage2, Riscv, VtdSecondStage, X86};
 use portcullis_pagetable::{
     Attributes, Format, Gather, Map, Mapping, PageTable, Rights, Split, TableAllocator, TableMemory,
 };
@@ -122,6 +122,9 @@ macro_rules! formats {
 formats! {
     VtdSecondStage(VtdSecondStage),
     X86(X86),
+    ArmStage1(ArmStage1),
+    ArmStage2(ArmStage2),
+    Riscv(Riscv),
 }
 
 impl<M: Memory> Table<M> {

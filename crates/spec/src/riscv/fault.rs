@@ -2,7 +2,7 @@
 
 use bitfield_struct::bitfield;
 
-use crate::{ConfigTable, FaultReason};
+use crate::{Access, ConfigTable, Fault, FaultReason, Iova, Ipa, Pasid, RequestType, Requester, StageNumber};
 
 /// Bytes of a fault record.
 pub const FAULT_RECORD_SIZE: u64 = 32;
@@ -200,6 +200,48 @@ impl FaultRecord {
             iotval: words[2],
             iotval2: words[3],
         }
+    }
+
+    /// The fault in the vocabulary, or `None` where its cause or type is not one of the specification's, or no transaction had it.
+    #[must_use]
+    pub fn to_fault(self) -> Option<Fault> {
+        let cause = Cause::decode(self.header.cause())?;
+        let (access, request_type) = match TransactionType::decode(self.header.ttyp())? {
+            TransactionType::None => return None,
+            TransactionType::UntranslatedExecute => {
+                (Access::READ | Access::EXECUTE, RequestType::Untranslated)
+            }
+            TransactionType::UntranslatedRead => (Access::READ, RequestType::Untranslated),
+            TransactionType::UntranslatedWrite => (Access::WRITE, RequestType::Untranslated),
+            TransactionType::TranslatedExecute => (Access::READ | Access::EXECUTE, RequestType::Translated),
+            TransactionType::TranslatedRead => (Access::READ, RequestType::Translated),
+            TransactionType::TranslatedWrite => (Access::WRITE, RequestType::Translated),
+            TransactionType::TranslationRequest | TransactionType::MessageRequest => {
+                (Access::READ, RequestType::TranslationRequest)
+            }
+        };
+        let guest = matches!(
+            cause,
+            Cause::InstructionGuestPageFault | Cause::ReadGuestPageFault | Cause::WriteGuestPageFault
+        );
+        let page =
+            matches!(cause, Cause::InstructionPageFault | Cause::ReadPageFault | Cause::WritePageFault);
+        Some(Fault {
+            requester: Requester::Device(self.header.did()),
+            pasid: self.header.pv().then(|| Pasid::new(self.header.pid())).flatten(),
+            address: Iova(self.iotval),
+            ipa: guest.then_some(Ipa(self.iotval2 & !3)),
+            access,
+            privileged: self.header.r#priv(),
+            request_type,
+            reason: cause.reason(),
+            stage: match (page, guest) {
+                (true, _) => Some(StageNumber::First),
+                (_, true) => Some(StageNumber::Second),
+                _ => None,
+            },
+            code: u32::from(cause.encode()),
+        })
     }
 
     /// The four words in memory.

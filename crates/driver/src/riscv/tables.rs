@@ -1,0 +1,233 @@
+//! Device and process directories (2.1, 2.2), as the driver keeps them.
+//!
+//! Only stores; what the unit must forget afterwards is [`super::Riscv`]'s concern. An entry is written from its last word
+//! to its first, which holds the valid bit, and taken away in the other order, so that the unit never sees half of one.
+
+use alloc::collections::BTreeMap;
+
+use portcullis_spec::riscv::device::{Fsc, PdtpMode, Tc, index_bits};
+use portcullis_spec::riscv::process::{INDEX_BITS, PROCESS_CONTEXT_SIZE};
+use portcullis_spec::riscv::registers::Capabilities;
+use portcullis_spec::riscv::{DeviceContext, DeviceDirectoryEntry, ProcessContext};
+use portcullis_spec::{PagingFormat, Pasid, PhysAddr};
+
+use crate::error::{Error, Feature};
+use crate::platform::Memory;
+
+const PAGE: u64 = 4096;
+/// Room for the largest root table, of a second stage.
+const NOWHERE_BYTES: u64 = 4 * PAGE;
+
+/// A device's process directory.
+struct Directory {
+    root: PhysAddr,
+    mode: PdtpMode,
+}
+
+/// The tables of one unit. The caller keeps changes apart.
+pub(super) struct Tables {
+    capabilities: Capabilities,
+    root: PhysAddr,
+    levels: u8,
+    /// A root table in which nothing is mapped.
+    nowhere: PhysAddr,
+    directories: BTreeMap<u32, Directory>,
+}
+
+impl Tables {
+    /// An empty directory: everything blocked.
+    pub(super) fn allocate(memory: &impl Memory, capabilities: Capabilities) -> Option<Self> {
+        let root = memory.allocate(PAGE, PAGE)?;
+        let Some(nowhere) = memory.allocate(NOWHERE_BYTES, NOWHERE_BYTES) else {
+            memory.free(root, PAGE, PAGE);
+            return None;
+        };
+        Some(Self { capabilities, root, levels: 1, nowhere, directories: BTreeMap::new() })
+    }
+
+    /// Gives all memory back. The unit does not read it any more.
+    pub(super) fn free(&self, memory: &impl Memory) {
+        for directory in self.directories.values() {
+            free_directory_tables(memory, directory.root, directory.mode.levels());
+        }
+        free_directory_tables(memory, self.root, self.levels);
+        memory.free(self.nowhere, NOWHERE_BYTES, NOWHERE_BYTES);
+    }
+
+    pub(super) const fn root(&self) -> PhysAddr {
+        self.root
+    }
+
+    /// How deep the device directory is. Set once, before the first entry.
+    pub(super) fn set_levels(&mut self, levels: u8) {
+        self.levels = levels;
+    }
+
+    /// Whether the directory has a place for a device_id.
+    pub(super) fn reaches(&self, device_id: u32) -> bool {
+        let bits: u8 = index_bits(self.capabilities.msi_flat())[..usize::from(self.levels)].iter().sum();
+        device_id >> bits == 0
+    }
+
+    /// A table in which nothing is mapped, and a format that the unit has.
+    pub(super) fn nowhere(&self) -> Option<(PagingFormat, PhysAddr)> {
+        let capabilities = self.capabilities;
+        let formats = [
+            (capabilities.sv39(), PagingFormat::RiscvSv { levels: 3 }),
+            (capabilities.sv48(), PagingFormat::RiscvSv { levels: 4 }),
+            (capabilities.sv57(), PagingFormat::RiscvSv { levels: 5 }),
+            (capabilities.sv39x4(), PagingFormat::RiscvSvX4 { levels: 3 }),
+            (capabilities.sv48x4(), PagingFormat::RiscvSvX4 { levels: 4 }),
+            (capabilities.sv57x4(), PagingFormat::RiscvSvX4 { levels: 5 }),
+        ];
+        formats.into_iter().find(|(supported, _)| *supported).map(|(_, format)| (format, self.nowhere))
+    }
+
+    /// The address of a device context, with the tables on the way made where they are not there.
+    fn device(&self, memory: &impl Memory, device_id: u32) -> Result<PhysAddr, Error> {
+        let extended = self.capabilities.msi_flat();
+        let bits = index_bits(extended);
+        let mut table = self.root;
+        for level in (1..usize::from(self.levels)).rev() {
+            let below: u8 = bits[..level].iter().sum();
+            let index = device_id >> below & ((1 << bits[level]) - 1);
+            table = next(memory, PhysAddr(table.0 + u64::from(index) * 8))?;
+        }
+        let index = u64::from(device_id & ((1 << bits[0]) - 1));
+        Ok(PhysAddr(table.0 + index * 8 * words(extended) as u64))
+    }
+
+    /// Makes sure that there is a device context to write to.
+    pub(super) fn prepare(&mut self, memory: &impl Memory, device_id: u32) -> Result<(), Error> {
+        self.device(memory, device_id).map(drop)
+    }
+
+    /// Whether the device has a process directory.
+    pub(super) fn has_directory(&self, device_id: u32) -> bool {
+        self.directories.contains_key(&device_id)
+    }
+
+    /// Writes a device context over one that is not valid, or one that is not valid over any.
+    pub(super) fn set_device(
+        &mut self,
+        memory: &impl Memory,
+        device_id: u32,
+        context: DeviceContext,
+    ) -> Result<(), Error> {
+        let at = self.device(memory, device_id)?;
+        let count = words(self.capabilities.msi_flat());
+        put(memory, at, &context.encode()[..count], context.tc.v());
+        Ok(())
+    }
+
+    /// Takes a device context away. Whether there was a place for one.
+    pub(super) fn clear_device(&mut self, memory: &impl Memory, device_id: u32) -> bool {
+        self.set_device(memory, device_id, DeviceContext::default()).is_ok()
+    }
+
+    /// Gives a device a process directory for so many bits, empty but for the table that requests without PASID use, and a device
+    /// context that leads there.
+    pub(super) fn add_directory(
+        &mut self,
+        memory: &impl Memory,
+        device_id: u32,
+        pasid_bits: u8,
+    ) -> Result<(), Error> {
+        let at = self.device(memory, device_id)?;
+        let modes = [
+            (self.capabilities.pd8(), PdtpMode::Pd8),
+            (self.capabilities.pd17(), PdtpMode::Pd17),
+            (self.capabilities.pd20(), PdtpMode::Pd20),
+        ];
+        let fits = |(supported, mode): &(bool, PdtpMode)| *supported && mode.bits() >= pasid_bits;
+        let (_, mode) = modes.into_iter().find(fits).ok_or(Error::Unsupported(Feature::Pasid))?;
+        let root = memory.allocate(PAGE, PAGE).ok_or(Error::OutOfMemory)?;
+        self.directories.insert(device_id, Directory { root, mode });
+        if let Err(error) = self.process(memory, device_id, 0) {
+            self.free_directory(memory, device_id);
+            return Err(error);
+        }
+        let context = DeviceContext {
+            tc: Tc::new().with_v(true).with_pdtv(true).with_dpe(true),
+            fsc: Fsc::new().with_mode(mode.encode()).with_ppn(root.0 >> 12),
+            ..DeviceContext::default()
+        };
+        let count = words(self.capabilities.msi_flat());
+        put(memory, at, &context.encode()[..count], true);
+        Ok(())
+    }
+
+    /// Frees a process directory that the unit has forgotten, with its tables.
+    pub(super) fn free_directory(&mut self, memory: &impl Memory, device_id: u32) {
+        if let Some(directory) = self.directories.remove(&device_id) {
+            free_directory_tables(memory, directory.root, directory.mode.levels());
+        }
+    }
+
+    /// The address of a process context, with the tables on the way made where they are not there.
+    fn process(&self, memory: &impl Memory, device_id: u32, process_id: u32) -> Result<PhysAddr, Error> {
+        let Some(directory) = self.directories.get(&device_id) else {
+            return Err(Error::Unsupported(Feature::Pasid));
+        };
+        if process_id >> directory.mode.bits() != 0 {
+            return Err(
+                Pasid::new(process_id).map_or(Error::Unsupported(Feature::Pasid), Error::PasidOutOfReach)
+            );
+        }
+        let mut table = directory.root;
+        for level in (1..usize::from(directory.mode.levels())).rev() {
+            let below: u8 = INDEX_BITS[..level].iter().sum();
+            let index = process_id >> below & ((1 << INDEX_BITS[level]) - 1);
+            table = next(memory, PhysAddr(table.0 + u64::from(index) * 8))?;
+        }
+        Ok(PhysAddr(table.0 + u64::from(process_id & 0xff) * PROCESS_CONTEXT_SIZE))
+    }
+
+    /// Writes a process context over one that is not valid, or one that is not valid over any. Without a PASID it is process 0's.
+    pub(super) fn set_process(
+        &mut self,
+        memory: &impl Memory,
+        device_id: u32,
+        pasid: Option<Pasid>,
+        context: ProcessContext,
+    ) -> Result<(), Error> {
+        let at = self.process(memory, device_id, pasid.map_or(0, Pasid::value))?;
+        put(memory, at, &context.encode(), context.ta.v());
+        Ok(())
+    }
+}
+
+/// Words of a device context.
+const fn words(extended: bool) -> usize {
+    if extended { 8 } else { 4 }
+}
+
+/// The table that a directory entry leads to, made where it is not there.
+fn next(memory: &impl Memory, at: PhysAddr) -> Result<PhysAddr, Error> {
+    let entry = DeviceDirectoryEntry::from_bits(memory.load64(at));
+    if entry.v() {
+        return Ok(PhysAddr(entry.ppn() << 12));
+    }
+    let table = memory.allocate(PAGE, PAGE).ok_or(Error::OutOfMemory)?;
+    memory.store64(at, DeviceDirectoryEntry::new().with_v(true).with_ppn(table.0 >> 12).into_bits());
+    Ok(table)
+}
+
+/// Writes an entry: the word with the valid bit last where it is set, and first where it is taken away.
+fn put(memory: &impl Memory, at: PhysAddr, words: &[u64], valid: bool) {
+    let store = |index: usize| memory.store64(PhysAddr(at.0 + 8 * index as u64), words[index]);
+    if valid { (0..words.len()).rev().for_each(store) } else { (0..words.len()).for_each(store) }
+}
+
+/// Frees a directory page and, above the leaves, those that its entries lead to.
+fn free_directory_tables(memory: &impl Memory, table: PhysAddr, levels: u8) {
+    if levels > 1 {
+        for offset in (0..PAGE).step_by(8) {
+            let entry = DeviceDirectoryEntry::from_bits(memory.load64(PhysAddr(table.0 + offset)));
+            if entry.v() {
+                free_directory_tables(memory, PhysAddr(entry.ppn() << 12), levels - 1);
+            }
+        }
+    }
+    memory.free(table, PAGE, PAGE);
+}
