@@ -24,6 +24,8 @@ mod limits;
 mod memory;
 mod scan;
 mod sysfs;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
