@@ -199,16 +199,15 @@ fn walk_ours<F: Format>(
     let memory = memory();
     let ours = Ours::new(format, &memory);
     (0..pages).for_each(|index| ours.map(index * PAGE, target(index, pages), PAGE));
-    let mut at = order.iter().cycle();
-    group.bench_function(format!("{name}/{pages}"), |b| {
-        b.iter(|| {
-            let index = at.next().expect("endless");
+    let all = || {
+        for index in order {
             let walk = ours.0.walk(Iova(index * PAGE + 0x123));
             let found = walk.end.expect("mapped");
             debug_assert_eq!(found.address.0, target(*index, pages) + 0x123);
-            (found.address, walk.rights)
-        });
-    });
+            black_box((found.address, walk.rights));
+        }
+    };
+    group.bench_function(format!("{name}/{pages}"), |b| b.iter_custom(|n| timed(n, pages, all, || ())));
 }
 
 fn walks(criterion: &mut Criterion) {
@@ -222,18 +221,18 @@ fn walks(criterion: &mut Criterion) {
         let memory = memory();
         let mut theirs = Theirs::new(&memory);
         (0..pages).for_each(|index| theirs.map(index * PAGE, target(index, pages)));
-        let mut at = order.iter().cycle();
-        group.bench_function(format!("x86_64 crate/{pages}"), |b| {
-            b.iter(|| {
-                let index = at.next().expect("endless");
-                let found = theirs.table.translate(VirtAddr::new(index * PAGE + 0x123));
-                match found {
+        let all = || {
+            for index in &order {
+                match theirs.table.translate(VirtAddr::new(index * PAGE + 0x123)) {
                     TranslateResult::Mapped { frame, offset, flags } => {
-                        (frame.start_address() + offset, flags)
+                        black_box((frame.start_address() + offset, flags));
                     }
                     _ => unreachable!("mapped"),
                 }
-            });
+            }
+        };
+        group.bench_function(format!("x86_64 crate/{pages}"), |b| {
+            b.iter_custom(|n| timed(n, pages, all, || ()));
         });
     }
     group.finish();

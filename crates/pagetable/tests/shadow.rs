@@ -160,7 +160,7 @@ fn compare<F: Format>(
 macro_rules! cases {
     ($($name:ident: $case:expr;)*) => {
         proptest! {
-            #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+            #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
             $(
                 #[test]
                 fn $name(program in program()) {
