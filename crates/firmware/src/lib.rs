@@ -12,5 +12,6 @@ extern crate alloc;
 pub mod acpi;
 pub mod groups;
 pub mod topology;
+pub mod user;
 
 pub use topology::{Fact, Finding, Severity, Source, Topology};

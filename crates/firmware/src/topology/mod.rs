@@ -8,6 +8,7 @@
 
 mod append;
 mod finding;
+mod renumber;
 mod reserved;
 mod route;
 mod source;
