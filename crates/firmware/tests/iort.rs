@@ -6,7 +6,8 @@ mod common;
 use common::{findings, hex, table};
 use portcullis_firmware::acpi::topology;
 use portcullis_firmware::topology::{
-    Architecture, Declared, DeviceName, Devices, IdMap, MessageOrigin, NoBridges, ReservedKind, UnitId, WirePurpose,
+    Architecture, Declared, DeviceName, Devices, IdMap, MessageOrigin, NoBridges, ReservedKind, UnitId,
+    WirePurpose,
 };
 use portcullis_spec::{PciAddress, Requester};
 
@@ -50,26 +51,32 @@ fn units_are_smmus_with_wires_and_overrides() {
     assert_eq!(v3.registers.as_ref().unwrap().base.0, 0x900_0000);
     assert_eq!(v3.proximity.as_ref().unwrap().value, 3);
     assert!(v3.wires.is_empty());
-    assert_eq!(v3.declared.value, Declared::SmmuV3 {
-        model: 0,
-        coherent_override: true,
-        httu_override: 1,
-        vatos: 0,
-        msi_device_id: Some(0xf0),
-    });
+    assert_eq!(
+        v3.declared.value,
+        Declared::SmmuV3 {
+            model: 0,
+            coherent_override: true,
+            httu_override: 1,
+            vatos: 0,
+            msi_device_id: Some(0xf0),
+        }
+    );
     assert_eq!(v2.registers.as_ref().unwrap().size, Some(0x1_0000));
     let wires: Vec<_> = v2.wires.iter().map(|wire| (wire.purpose, wire.gsi, wire.edge)).collect();
-    assert_eq!(wires, [
-        (WirePurpose::GlobalError, 0x20, Some(false)),
-        (WirePurpose::ContextBank(0), 0x21, Some(true)),
-    ]);
+    assert_eq!(
+        wires,
+        [(WirePurpose::GlobalError, 0x20, Some(false)), (WirePurpose::ContextBank(0), 0x21, Some(true)),]
+    );
 }
 
 #[test]
 fn a_root_complex_maps_requester_ids_to_stream_ids() {
     let topology = topology(&machine());
     let resolved = topology.resolve(PciAddress::new(0, 0, 3, 1), &NoBridges).unwrap();
-    assert_eq!((resolved.unit, resolved.requester), (Some(UnitId(0)), Requester::Stream(0x1000 + (3 << 3) + 1)));
+    assert_eq!(
+        (resolved.unit, resolved.requester),
+        (Some(UnitId(0)), Requester::Stream(0x1000 + (3 << 3) + 1))
+    );
     let attributes = resolved.route.attributes;
     assert_eq!((attributes.ats, attributes.pri, attributes.pasid_bits), (Some(true), Some(true), Some(10)));
     assert_eq!((attributes.coherent, attributes.address_bits), (Some(true), Some(48)));
@@ -99,7 +106,10 @@ fn a_named_component_may_have_several_stream_ids() {
     let ways: Vec<_> = topology.resolve_named(&name).map(|route| (route.unit, route.ids)).collect();
     assert_eq!(ways, [(Some(UnitId(1)), IdMap::One(7)), (Some(UnitId(1)), IdMap::One(8))]);
     let attributes = topology.resolve_named(&name).next().unwrap().attributes;
-    assert_eq!((attributes.stall, attributes.pasid_bits, attributes.address_bits), (Some(true), Some(5), Some(40)));
+    assert_eq!(
+        (attributes.stall, attributes.pasid_bits, attributes.address_bits),
+        (Some(true), Some(5), Some(40))
+    );
 }
 
 #[test]
@@ -135,17 +145,22 @@ fn circles_and_references_to_nowhere_are_found_and_not_followed() {
     "));
     let topology = topology(&bytes);
     assert!(topology.routes.is_empty() && topology.message_routes.is_empty());
-    assert_eq!(findings(&topology), [
-        "IORT+0x60: error: Output Reference refers to offset 0x30, where neither an SMMU nor an ITS group is",
-        "IORT+0xb8: error: Output Reference refers to offset 0xc0, where no ITS group is",
-        "IORT+0x110: error: Output Reference refers to offset 0x68, where no ITS group is",
-        "IORT+0x148: error: Output Reference refers to offset 0x69, where no node begins",
-    ]);
+    assert_eq!(
+        findings(&topology),
+        [
+            "IORT+0x60: error: Output Reference refers to offset 0x30, where neither an SMMU nor an ITS group is",
+            "IORT+0xb8: error: Output Reference refers to offset 0xc0, where no ITS group is",
+            "IORT+0x110: error: Output Reference refers to offset 0x68, where no ITS group is",
+            "IORT+0x148: error: Output Reference refers to offset 0x69, where no node begins",
+        ]
+    );
 }
 
 #[test]
 fn mappings_that_overlap_or_overflow_are_found() {
-    let bytes = table(b"IORT", &hex("
+    let bytes = table(
+        b"IORT",
+        &hex("
         02000000 30000000 00000000
         04 4400 01 00000000 00000000 00000000                             # +30 SMMUv3
           0000000900000000 00000000 00000000 0000000000000000 00000000
@@ -155,12 +170,16 @@ fn mappings_that_overlap_or_overflow_are_found() {
           00000000 ff000000 00000000 30000000 00000000                    # +98
           ff000000 00000000 00100000 30000000 00000000                    # +ac takes ff again
           00ff0000 ffff0000 00200000 30000000 00000000                    # +c0 passes 16 bits
-    "));
+    "),
+    );
     let topology = topology(&bytes);
-    assert_eq!(findings(&topology), [
-        "IORT+0xac: warning: IDs 0xff to 0xff are mapped twice; the first mapping counts",
-        "IORT+0xc0: error: IDs from 0xff00, 0x10000 of them, pass the 16 bits that they have",
-    ]);
+    assert_eq!(
+        findings(&topology),
+        [
+            "IORT+0xac: warning: IDs 0xff to 0xff are mapped twice; the first mapping counts",
+            "IORT+0xc0: error: IDs from 0xff00, 0x10000 of them, pass the 16 bits that they have",
+        ]
+    );
     let stream = |requester_id| {
         let address = PciAddress { segment: 0, requester_id };
         topology.resolve(address, &NoBridges).map(|resolved| resolved.requester.index())
@@ -170,16 +189,23 @@ fn mappings_that_overlap_or_overflow_are_found() {
 
 #[test]
 fn counts_that_do_not_fit_are_found() {
-    let bytes = table(b"IORT", &hex("
+    let bytes = table(
+        b"IORT",
+        &hex("
         05000000 30000000 00000000
         00 1800 01 00000000 00000000 00000000  05000000 05000000          # +30 five identifiers, room for one
-    "));
-    assert_eq!(findings(&topology(&bytes)), [
-        "IORT+0x24: warning: IORT nodes: 5 are announced, 1 are there",
-        "IORT+0x40: warning: ITS identifiers: 5 are announced, 1 are there",
-    ]);
+    "),
+    );
+    assert_eq!(
+        findings(&topology(&bytes)),
+        [
+            "IORT+0x24: warning: IORT nodes: 5 are announced, 1 are there",
+            "IORT+0x40: warning: ITS identifiers: 5 are announced, 1 are there",
+        ]
+    );
     let bytes = table(b"IORT", &hex("01000000 ff000000 00000000"));
-    assert_eq!(findings(&topology(&bytes)), [
-        "IORT+0x28: error: Offset to Array of IORT Nodes refers to offset 0xff, where no node can be"
-    ]);
+    assert_eq!(
+        findings(&topology(&bytes)),
+        ["IORT+0x28: error: Offset to Array of IORT Nodes refers to offset 0xff, where no node can be"]
+    );
 }

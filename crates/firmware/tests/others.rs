@@ -31,9 +31,10 @@ fn viot_names_units_and_endpoints() {
     let name = DeviceName::Mmio(PhysAddr(0x0a0c_0000));
     let ways: Vec<_> = topology.resolve_named(&name).map(|route| (route.unit, route.ids)).collect();
     assert_eq!(ways, [(Some(UnitId(1)), IdMap::One(0x77))]);
-    assert_eq!(findings(&topology), [
-        "VIOT+0x90: error: Output Node refers to offset 0x50, where no IOMMU is"
-    ]);
+    assert_eq!(
+        findings(&topology),
+        ["VIOT+0x90: error: Output Node refers to offset 0x50, where no IOMMU is"]
+    );
 }
 
 #[test]
@@ -42,9 +43,10 @@ fn viot_segments_are_bounded() {
     let body = format!("0200 3000 0000000000000000 03 00 1000 0000 1000 0000000000000000 {range}");
     let topology = topology(&table(b"VIOT", &hex(&body)));
     assert_eq!(topology.routes.len(), 4096);
-    assert_eq!(findings(&topology), [
-        "VIOT+0x48: error: segments of PCI ranges: more than 4096; the rest is not read"
-    ]);
+    assert_eq!(
+        findings(&topology),
+        ["VIOT+0x48: error: segments of PCI ranges: more than 4096; the rest is not read"]
+    );
 }
 
 #[test]
@@ -67,19 +69,22 @@ fn rimt_names_units_root_complexes_and_platform_devices() {
     assert_eq!(platform.proximity.as_ref().unwrap().value, 1);
     let wires: Vec<_> =
         platform.wires.iter().map(|wire| (wire.purpose, wire.gsi, wire.edge, wire.active_low)).collect();
-    assert_eq!(wires, [
-        (WirePurpose::Vector(0), 0x24, Some(false), Some(true)),
-        (WirePurpose::Vector(1), 0x25, Some(true), Some(false)),
-    ]);
-    assert_eq!((pcie.registers.as_ref(), pcie.function.as_ref().unwrap().value), (None, PciAddress::new(0, 0, 1, 0)));
+    assert_eq!(
+        wires,
+        [
+            (WirePurpose::Vector(0), 0x24, Some(false), Some(true)),
+            (WirePurpose::Vector(1), 0x25, Some(true), Some(false)),
+        ]
+    );
+    assert_eq!(
+        (pcie.registers.as_ref(), pcie.function.as_ref().unwrap().value),
+        (None, PciAddress::new(0, 0, 1, 0))
+    );
     let resolved = topology.resolve(PciAddress::new(0, 0, 0x1f, 7), &NoBridges).unwrap();
     assert_eq!((resolved.unit, resolved.requester), (Some(UnitId(0)), Requester::Device(0x40ff)));
     assert_eq!((resolved.route.attributes.ats, resolved.route.attributes.pri), (Some(true), Some(false)));
     assert_eq!(topology.resolve(PciAddress::new(0, 1, 0, 0), &NoBridges), None, "256 IDs, not 257");
     let name = DeviceName::AcpiPath("\\_SB.DEV".into());
-    let ways: Vec<_> = topology
-        .resolve_named(&name)
-        .map(|route| (route.unit, route.ids))
-        .collect();
+    let ways: Vec<_> = topology.resolve_named(&name).map(|route| (route.unit, route.ids)).collect();
     assert_eq!(ways, [(Some(UnitId(1)), IdMap::Offset { input: 0, output: 0x99, count: 1 })]);
 }

@@ -1,5 +1,6 @@
 //! Joining what firmware says with what the user says.
 
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -47,7 +48,7 @@ pub enum MergeError {
         /// The second description.
         at: Source,
         /// The first.
-        first: Source,
+        first: Box<Source>,
     },
     /// Two statements about the same devices.
     #[error("{at}: {devices} is already spoken of at {first}")]
@@ -57,7 +58,7 @@ pub enum MergeError {
         /// The second statement.
         at: Source,
         /// The first.
-        first: Source,
+        first: Box<Source>,
     },
     /// A device without a unit.
     #[error("{at}: {devices} needs a unit (or \"none\"), as there is no statement of firmware to merge with")]
@@ -149,7 +150,8 @@ impl Merger {
                 (_, None) => UnitId(self.topology.units.len() as u32),
             };
             if let Some(first) = described.insert(id, &user.source) {
-                let (name, at, first) = (user.name.value.clone(), user.source.clone(), first.clone());
+                let (name, at, first) =
+                    (user.name.value.clone(), user.source.clone(), Box::new(first.clone()));
                 return Err(MergeError::TwoUnits { name, at, first });
             }
             match (how, found) {
@@ -265,7 +267,7 @@ impl Merger {
             let same = key(&user.devices.value);
             if let Some(first) = spoken.insert(same.clone(), &user.source) {
                 let (devices, at) = (user.devices.value.to_string(), user.source.clone());
-                return Err(MergeError::TwoDevices { devices, at, first: first.clone() });
+                return Err(MergeError::TwoDevices { devices, at, first: Box::new(first.clone()) });
             }
             let (mine, others): (Vec<Route>, Vec<Route>) = core::mem::take(&mut self.topology.routes)
                 .into_iter()
