@@ -2,11 +2,12 @@
 //! the crates under test.
 #![allow(dead_code, unreachable_pub)]
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use portcullis_model::vtd::config::{ScalableConfig, VtdConfig};
 use portcullis_model::vtd::{VtdPort, VtdUnit};
-use portcullis_model::{AccessError, GuestMemory, InterruptSink, Message, OwnedMemory};
+use portcullis_model::{AccessError, GuestMemory, InterruptSink, MemoryError, Message, OwnedMemory};
 use portcullis_spec::{Access, Fault, Iova, Pasid, PhysAddr};
 
 /// Bytes of memory.
@@ -59,9 +60,14 @@ pub struct Machine {
 
 impl Machine {
     pub fn new(config: VtdConfig) -> Self {
+        Self::over(config, |memory| memory)
+    }
+
+    /// A machine whose unit sees its memory through what `view` makes of it.
+    pub fn over(config: VtdConfig, view: impl FnOnce(Arc<OwnedMemory>) -> Arc<dyn GuestMemory>) -> Self {
         let memory = Arc::new(OwnedMemory::new(MEMORY as usize));
         let sink = Arc::new(Sink::default());
-        let unit = VtdUnit::new(config, memory.clone(), sink.clone()).expect("a configuration");
+        let unit = VtdUnit::new(config, view(memory.clone()), sink.clone()).expect("a configuration");
         let mut machine = Self { memory, sink, unit, root: 0, next: TABLES, tail: 0 };
         machine.root = machine.allocate();
         machine
@@ -345,3 +351,69 @@ pub fn write(port: &VtdPort, iova: u64, value: u64) -> Result<(), AccessError> {
 
 /// Execute permission, as a transaction asks for it.
 pub const EXECUTE: Access = Access::READ.union(Access::EXECUTE);
+
+type Hook = Box<dyn FnOnce() + Send>;
+
+/// Memory that does something at a chosen access: once, after a load of an address has been answered or before a write
+/// lands.
+pub struct Hooked {
+    inner: Arc<OwnedMemory>,
+    pub after_load: Mutex<Option<(u64, Hook)>>,
+    pub before_write: Mutex<Option<(u64, Hook)>>,
+    /// Whether compare-exchange fails.
+    pub read_only: AtomicBool,
+    /// Whether compare-exchange finds another value each time.
+    pub restless: AtomicBool,
+}
+
+impl Hooked {
+    pub fn new(inner: Arc<OwnedMemory>) -> Arc<Self> {
+        Arc::new(Self {
+            inner,
+            after_load: Mutex::default(),
+            before_write: Mutex::default(),
+            read_only: AtomicBool::new(false),
+            restless: AtomicBool::new(false),
+        })
+    }
+
+    fn run(hook: &Mutex<Option<(u64, Hook)>>, address: PhysAddr) {
+        let taken = hook.lock().unwrap().take_if(|(at, _)| *at == address.0);
+        if let Some((_, hook)) = taken {
+            hook();
+        }
+    }
+}
+
+impl GuestMemory for Hooked {
+    fn read(&self, address: PhysAddr, buffer: &mut [u8]) -> Result<(), MemoryError> {
+        self.inner.read(address, buffer)
+    }
+    fn write(&self, address: PhysAddr, bytes: &[u8]) -> Result<(), MemoryError> {
+        Self::run(&self.before_write, address);
+        self.inner.write(address, bytes)
+    }
+    fn load32(&self, address: PhysAddr) -> Result<u32, MemoryError> {
+        self.inner.load32(address)
+    }
+    fn load64(&self, address: PhysAddr) -> Result<u64, MemoryError> {
+        let value = self.inner.load64(address);
+        Self::run(&self.after_load, address);
+        value
+    }
+    fn store32(&self, address: PhysAddr, value: u32) -> Result<(), MemoryError> {
+        self.inner.store32(address, value)
+    }
+    fn store64(&self, address: PhysAddr, value: u64) -> Result<(), MemoryError> {
+        self.inner.store64(address, value)
+    }
+    fn compare_exchange64(&self, address: PhysAddr, current: u64, new: u64) -> Result<u64, MemoryError> {
+        if self.read_only.load(Ordering::SeqCst) {
+            return Err(MemoryError::NotMemory { address });
+        }
+        if self.restless.load(Ordering::SeqCst) {
+            return Ok(!current);
+        }
+        self.inner.compare_exchange64(address, current, new)
+    }
+}
