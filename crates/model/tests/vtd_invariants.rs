@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use common::*;
 use portcullis_model::GuestMemory;
+use portcullis_model::vtd::VtdUnit;
 use portcullis_model::vtd::config::VtdConfig;
 use portcullis_spec::{Iova, PhysAddr};
 
@@ -36,6 +37,7 @@ fn a_wait_is_not_written_while_a_device_still_uses_what_went() {
     let (go_on, may_go_on) = mpsc::channel::<()>();
     *memory.before_write.lock().unwrap() = Some((
         PAGE,
+        0,
         Box::new(move || {
             inside.send(()).unwrap();
             may_go_on.recv().unwrap();
@@ -63,7 +65,8 @@ fn a_wait_is_not_written_while_a_device_still_uses_what_went() {
 /// The same for the register commands, for setting the root and for switching translation.
 #[test]
 fn register_commands_complete_after_the_drain() {
-    let commands: [(&str, fn(&portcullis_model::vtd::VtdUnit)); 4] = [
+    type Command = fn(&VtdUnit);
+    let commands: [(&str, Command); 4] = [
         ("IOTLB_REG", |unit| unit.write64(0xf8, 1 << 63 | 1 << 60)),
         ("CCMD_REG", |unit| unit.write64(0x28, 1 << 63 | 1 << 61)),
         ("SRTP", |unit| unit.write32(0x18, TE | SRTP)),
@@ -77,6 +80,7 @@ fn register_commands_complete_after_the_drain() {
         let (go_on, may_go_on) = mpsc::channel::<()>();
         *memory.before_write.lock().unwrap() = Some((
             PAGE,
+            0,
             Box::new(move || {
                 inside.send(()).unwrap();
                 may_go_on.recv().unwrap();
@@ -126,7 +130,7 @@ fn a_walk_that_races_an_invalidation_leaves_nothing_behind() {
             started.send(thread).unwrap();
         })
     };
-    *memory.after_load.lock().unwrap() = Some((leaf, hook));
+    *memory.after_load.lock().unwrap() = Some((leaf, 0, hook));
     // The access began before the invalidation completed: it may still see the old page.
     assert_eq!(machine.read(DEVICE, 0x1000), Ok(1));
     software.recv().unwrap().join().unwrap();
@@ -142,7 +146,6 @@ fn a_look_up_that_races_an_invalidation_leaves_nothing_behind() {
     let entry = machine.context_entry(DEVICE);
     machine.queue(&[[1 | 1 << 4, 0], [2 | 1 << 4, 0], [5 | 1 << 5 | 1 << 32, STATUS]]);
     let (started, software) = mpsc::channel();
-    // An entry is read twice, to see that nobody is changing it: the first load of its second word is too early.
     let hook = {
         let (unit, memory) = (machine.unit.clone(), machine.memory.clone());
         Box::new(move || {
@@ -157,8 +160,8 @@ fn a_look_up_that_races_an_invalidation_leaves_nothing_behind() {
             started.send(thread).unwrap();
         })
     };
-    // The walk's first load comes after the look-up is done, and before it is kept or used any further.
-    *memory.after_load.lock().unwrap() = Some((table, hook));
+    // An entry is read twice, to see that nobody is changing it; after the second reading the look-up believes it.
+    *memory.after_load.lock().unwrap() = Some((entry + 8, 1, hook));
     assert!(machine.read(DEVICE, 0x1000).is_ok());
     software.recv().unwrap().join().unwrap();
     machine.refused(machine.read(DEVICE, 0x1000), 0x2);
@@ -223,6 +226,7 @@ fn registers_are_read_while_a_command_drains() {
     let (go_on, may_go_on) = mpsc::channel::<()>();
     *memory.before_write.lock().unwrap() = Some((
         PAGE,
+        0,
         Box::new(move || {
             inside.send(()).unwrap();
             may_go_on.recv().unwrap();

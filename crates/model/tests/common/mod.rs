@@ -354,12 +354,12 @@ pub const EXECUTE: Access = Access::READ.union(Access::EXECUTE);
 
 type Hook = Box<dyn FnOnce() + Send>;
 
-/// Memory that does something at a chosen access: once, after a load of an address has been answered or before a write
-/// lands.
+/// Memory that does something at a chosen access: once, after the load of an address has been answered that comes after
+/// so many others, or before a write lands.
 pub struct Hooked {
     inner: Arc<OwnedMemory>,
-    pub after_load: Mutex<Option<(u64, Hook)>>,
-    pub before_write: Mutex<Option<(u64, Hook)>>,
+    pub after_load: Mutex<Option<(u64, u32, Hook)>>,
+    pub before_write: Mutex<Option<(u64, u32, Hook)>>,
     /// Whether compare-exchange fails.
     pub read_only: AtomicBool,
     /// Whether compare-exchange finds another value each time.
@@ -377,9 +377,13 @@ impl Hooked {
         })
     }
 
-    fn run(hook: &Mutex<Option<(u64, Hook)>>, address: PhysAddr) {
-        let taken = hook.lock().unwrap().take_if(|(at, _)| *at == address.0);
-        if let Some((_, hook)) = taken {
+    fn run(hook: &Mutex<Option<(u64, u32, Hook)>>, address: PhysAddr) {
+        let taken = hook.lock().unwrap().take_if(|(at, others, _)| {
+            let last = *at == address.0 && *others == 0;
+            *others = others.saturating_sub(u32::from(*at == address.0));
+            last
+        });
+        if let Some((_, _, hook)) = taken {
             hook();
         }
     }
