@@ -98,7 +98,7 @@ fn units(report: &Report, out: &mut dyn Write) -> io::Result<()> {
         return Ok(());
     }
     heading(out, "Units")?;
-    let mut rows = table(["unit", "architecture", "registers", "devices", "source", "capabilities"]);
+    let mut rows = table(["unit", "architecture", "registers", "devices", "source"]);
     for unit in &report.units {
         rows.add_row([
             unit.name.clone(),
@@ -114,10 +114,13 @@ fn units(report: &Report, out: &mut dyn Write) -> io::Result<()> {
                 "not driven".to_owned()
             },
             unit.firmware.clone().unwrap_or_else(|| "kernel".to_owned()),
-            capabilities(unit),
         ]);
     }
-    writeln!(out, "{}", rows.trim_fmt())
+    writeln!(out, "{}", rows.trim_fmt())?;
+    for unit in report.units.iter().filter(|unit| !unit.capabilities.is_empty()) {
+        paragraph(out, &unit.name, &capabilities(unit))?;
+    }
+    Ok(())
 }
 
 /// What the unit has, without what it lacks.

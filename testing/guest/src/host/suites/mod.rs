@@ -3,6 +3,7 @@
 
 mod boot;
 mod disk;
+mod inspect;
 mod vfio;
 
 use crate::initramfs::Archive;
@@ -47,5 +48,5 @@ pub(crate) trait Suite {
 
 /// All suites.
 pub(crate) fn all() -> Vec<Box<dyn Suite>> {
-    vec![Box::new(boot::Boot), Box::new(vfio::Vfio)]
+    vec![Box::new(boot::Boot), Box::new(inspect::Inspect), Box::new(vfio::Vfio)]
 }

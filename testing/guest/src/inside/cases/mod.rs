@@ -1,6 +1,7 @@
 //! The cases, one file for each suite.
 
 mod boot;
+mod inspect;
 mod vfio;
 
 use crate::case::Case;
@@ -10,6 +11,7 @@ pub(crate) use vfio::hold;
 pub(crate) fn suite(name: &str) -> Option<&'static [Case]> {
     match name {
         "boot" => Some(boot::CASES),
+        "inspect" => Some(inspect::CASES),
         "vfio" => Some(vfio::CASES),
         _ => None,
     }
