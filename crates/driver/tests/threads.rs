@@ -94,7 +94,7 @@ type TestUnit<'a> = Unit<Vtd<&'a Shared, &'a Shared>>;
 type TestDomain<'a> = Domain<Vtd<&'a Shared, &'a Shared>>;
 
 const THREADS: u64 = 4;
-const ROUNDS: u64 = 300;
+const ROUNDS: u64 = 150;
 const PAGE: u64 = 0x1000;
 
 fn device(thread: u64) -> PciAddress {

@@ -180,6 +180,25 @@ fn unmapped_is_unreachable_when_unmap_returns() {
 }
 
 #[test]
+fn tables_left_empty_come_back_while_the_domain_lives() {
+    on_each_kind(|machine, unit| {
+        let domain = domain(unit);
+        unit.attach(A, None, &domain).unwrap();
+        let blocks = machine.live_blocks();
+        for round in 0..300 {
+            // Each in a last-level table of its own, eight in a table above it.
+            let iova = round << 27;
+            domain.map(Iova(iova), PhysAddr(0x1000), PAGE, Access::READ).unwrap();
+            assert!(read(machine, A, iova).is_ok());
+            domain.unmap(Iova(iova), PAGE).unwrap();
+            assert!(read(machine, A, iova).is_err());
+        }
+        assert!(machine.live_blocks() - blocks <= 3 * 64, "{} more", machine.live_blocks() - blocks);
+        unit.detach(A, None).unwrap();
+    });
+}
+
+#[test]
 fn large_pages_are_used_and_split() {
     on_each_kind(|machine, unit| {
         let domain = domain(unit);

@@ -16,6 +16,7 @@ use super::gather::{Batch, FlushPolicy, Ticket, Waiting};
 use super::iova::Prefer;
 use super::mappings::Mappings;
 use super::region::Region;
+use super::table::{Table, TableError};
 use super::unit::UnitInner;
 use crate::error::Error;
 use crate::platform::{Clock, Lock, Platform};
@@ -35,6 +36,9 @@ pub struct DomainOptions {
     /// Regions that may not be mapped, beside the unit's own.
     pub reserved: Vec<Region>,
 }
+
+/// Unmaps after which a domain looks for tables that have become empty.
+const MAX_THINNED: usize = 64;
 
 /// Everything that a device can be attached to. Cloning gives another handle to the same domain.
 ///
@@ -224,33 +228,83 @@ impl<A: Architecture> DomainInner<A> {
         let table = mappings.table()?;
         let (iova, _, size) = what;
         let last = Iova(iova.0.wrapping_add(size.wrapping_sub(1)));
-        if mappings.waiting.with(|waiting| waiting.overlaps(iova, last)) {
-            self.flush(mappings)?;
-        }
         let mut gather = Gather::new();
-        let result = table.map(what, access, mappings.dirty_tracking, &mut gather).map_err(Error::from);
-        let result = if !gather.is_empty() {
-            result.and(self.unmapped(mappings, gather, None, true).map(drop))
-        } else if result.is_err() {
-            result
-        } else if mappings.features.caches_not_present {
-            let list = self.invalidations(Some(&[(iova, last)]), false);
-            self.unit.architecture.invalidate(&list).map_err(Error::NotInvalidated)
-        } else {
-            self.unit.architecture.invalidate(&[]).map_err(Error::NotInvalidated)
+        // Looked at inside the gate: from there on nobody takes a table out of the range.
+        let tables = loop {
+            let mapped = mappings.gate.enter(self.unit.architecture.platform(), || {
+                let forgotten = !mappings.waiting.with(|waiting| waiting.overlaps(iova, last));
+                forgotten.then(|| table.map(what, access, mappings.dirty_tracking, &mut gather))
+            });
+            match mapped {
+                Some(result) => break result.map_err(Error::from),
+                None => match self.flush(mappings) {
+                    Ok(()) => {}
+                    Err(error) => break Err(error),
+                },
+            }
         };
-        let Err(error) = result else { return Ok(()) };
-        let address = allocated.then_some((iova, size));
-        mappings.retire(address)?;
-        if matches!(error, Error::NotInvalidated(_)) {
-            // The unit may or may not use the mapping: take it back, and keep what that leaves until it can be invalidated.
-            let mut gather = Gather::new();
-            table.unmap(iova, size, &mut gather)?;
-            mappings.waiting.with(|waiting| waiting.join(table, self.unit.now(), gather, address));
+        let seen = if !gather.is_empty() {
+            self.unmapped(mappings, gather, None, true).map(drop)
+        } else if tables.is_err() {
+            Ok(())
         } else {
-            mappings.release(address.as_slice());
+            let list = match mappings.features.caches_not_present {
+                true => self.invalidations(Some(&[(iova, last)]), false),
+                false => Vec::new(),
+            };
+            self.unit.architecture.invalidate(&list).map_err(Error::NotInvalidated)
+        };
+        let address = allocated.then_some((iova, size));
+        match (tables, seen) {
+            (Ok(()), Ok(())) => Ok(()),
+            (Ok(()), Err(error)) => {
+                // The unit may or may not use the mapping: take it back, and keep what that leaves until it can be
+                // invalidated.
+                mappings.retire(address)?;
+                let mut gather = Gather::new();
+                self.on_table(mappings, |table| table.unmap(iova, size, &mut gather))?;
+                mappings.waiting.with(|waiting| waiting.join(table, self.unit.now(), gather, address));
+                Err(error)
+            }
+            (Err(error), _) => {
+                mappings.retire(address)?;
+                mappings.release(address.as_slice());
+                Err(error)
+            }
         }
-        Err(error)
+    }
+
+    /// Works on the table, beside others who do.
+    pub(super) fn on_table<R>(
+        &self,
+        mappings: &Mappings<A>,
+        work: impl FnOnce(&Table<Arc<UnitInner<A>>>) -> Result<R, TableError>,
+    ) -> Result<R, Error> {
+        let table = mappings.table()?;
+        Ok(mappings.gate.enter(self.unit.architecture.platform(), || work(table))?)
+    }
+
+    /// Notes where an unmap may have left tables empty, and takes them out when enough are noted: a client that maps here and
+    /// there and unmaps again costs no more memory than what it has mapped and these.
+    fn thinned(&self, mappings: &Mappings<A>, iova: Iova, size: u64) {
+        let noted = mappings.thinned.with(|thinned| {
+            thinned.push((iova, size));
+            if thinned.len() < MAX_THINNED { Vec::new() } else { core::mem::take(thinned) }
+        });
+        let (false, Ok(table)) = (noted.is_empty(), mappings.table()) else { return };
+        // Handed over before the gate opens: whoever maps there next waits until the unit has forgotten the tables.
+        let departed = mappings.gate.close(self.unit.architecture.platform(), || {
+            let mut gather = Gather::new();
+            for (iova, size) in noted {
+                // Fails only where someone else wrote to the tables; then the rest of them stays.
+                let _corrupt = table.reclaim(iova, size, &mut gather);
+            }
+            if gather.is_empty() { None } else { self.hand_over(mappings, table, gather, None, false).1 }
+        });
+        if let Some(batch) = departed {
+            // Where the unit is in trouble, it waits; the unmap that brought this about is over.
+            let _waiting = self.invalidate(mappings, batch);
+        }
     }
 
     /// Deals with what an unmap left, by the domain's policy, or at once.
@@ -261,21 +315,31 @@ impl<A: Architecture> DomainInner<A> {
         address: Option<(Iova, u64)>,
         now: bool,
     ) -> Result<Ticket, Error> {
-        let table = mappings.table()?;
-        let time = self.unit.now();
-        if now || mappings.flush == FlushPolicy::Strict {
-            let (ticket, batch) =
-                mappings.waiting.with(|waiting| waiting.depart_with(table, time, gather, address));
-            return self.invalidate(mappings, batch).map(|()| ticket);
-        }
-        let (ticket, due) = mappings.waiting.with(|waiting| {
-            let ticket = waiting.join(table, time, gather, address);
-            (ticket, if waiting.is_due(mappings.flush, time) { waiting.depart() } else { None })
-        });
-        match due {
+        let (ticket, batch) = self.hand_over(mappings, mappings.table()?, gather, address, now);
+        match batch {
             Some(batch) => self.invalidate(mappings, batch).map(|()| ticket),
             None => Ok(ticket),
         }
+    }
+
+    /// Issues a ticket for what an unmap left; with it the batch that is to be invalidated now, if one is.
+    fn hand_over(
+        &self,
+        mappings: &Mappings<A>,
+        table: &Table<Arc<UnitInner<A>>>,
+        gather: Gather,
+        address: Option<(Iova, u64)>,
+        now: bool,
+    ) -> (Ticket, Option<Batch>) {
+        let time = self.unit.now();
+        mappings.waiting.with(|waiting| {
+            if now || mappings.flush == FlushPolicy::Strict {
+                let (ticket, batch) = waiting.depart_with(table, time, gather, address);
+                return (ticket, Some(batch));
+            }
+            let ticket = waiting.join(table, time, gather, address);
+            (ticket, if waiting.is_due(mappings.flush, time) { waiting.depart() } else { None })
+        })
     }
 
     /// Invalidates a batch, and releases what it held; or keeps it.
@@ -365,13 +429,14 @@ impl<A: Architecture> Domain<A> {
             mappings.retire(address)?;
         }
         let mut gather = Gather::new();
-        let result = mappings.table()?.unmap(iova, size, &mut gather);
+        let result = self.0.on_table(mappings, |table| table.unmap(iova, size, &mut gather));
         if gather.is_empty() && address.is_none() {
             result?;
             return Ok(mappings.waiting.with(|waiting| waiting.issued()));
         }
         let ticket = self.0.unmapped(mappings, gather, address, false);
         result?;
+        self.0.thinned(mappings, iova, size);
         ticket
     }
 
@@ -385,7 +450,7 @@ impl<A: Architecture> Domain<A> {
         let last = mappings.check(iova, size, false)?;
         mappings.check_regions(iova, last)?;
         let mut gather = Gather::new();
-        let result = mappings.table()?.protect(iova, size, access, &mut gather);
+        let result = self.0.on_table(mappings, |table| table.protect(iova, size, access, &mut gather));
         if !gather.is_empty() {
             self.0.unmapped(mappings, gather, None, true)?;
         }
@@ -411,7 +476,7 @@ impl<A: Architecture> Domain<A> {
         }
         mappings.check(iova, size, false)?;
         let mut gather = Gather::new();
-        let result = mappings.table()?.clear_dirty(iova, size, &mut gather, visitor);
+        let result = self.0.on_table(mappings, |table| table.clear_dirty(iova, size, &mut gather, visitor));
         if !gather.is_empty() {
             self.0.unmapped(mappings, gather, None, true)?;
         }
@@ -424,8 +489,8 @@ impl<A: Architecture> Domain<A> {
     /// # Errors
     /// [`Error::NoMappings`], or as the tables say.
     pub fn query(&self, iova: Iova) -> Result<Option<Translation>, Error> {
-        let table = self.0.own_mappings()?.table()?;
-        Ok(table.query(iova)?.map(|mapping| Translation {
+        let mappings = self.0.own_mappings()?;
+        Ok(self.0.on_table(mappings, |table| table.query(iova))?.map(|mapping| Translation {
             address: mapping.address,
             page_shift: mapping.shift,
             access: mapping.attributes.rights.access(false),

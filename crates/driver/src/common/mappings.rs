@@ -8,6 +8,7 @@ use portcullis_spec::{Iova, PhysAddr, Stage, StageRules};
 
 use super::architecture::{Architecture, TableFeatures};
 use super::domain::{DomainInner, DomainOptions};
+use super::gate::Gate;
 use super::gather::{FlushPolicy, Waiting};
 use super::iova::IovaAllocator;
 use super::region::{Region, RegionKind};
@@ -29,6 +30,10 @@ pub(crate) struct Mappings<A: Architecture> {
     /// A handful.
     pub(super) regions: <A::Platform as Platform>::Lock<Vec<Held>>,
     pub(super) regions_turn: Turn<A::Platform>,
+    /// Keeps the table in place while it is worked on.
+    pub(super) gate: Gate<A::Platform>,
+    /// Where tables may have become empty: first address and bytes of some unmaps.
+    pub(super) thinned: <A::Platform as Platform>::Lock<Vec<(Iova, u64)>>,
     pub(super) waiting: <A::Platform as Platform>::Lock<Waiting>,
 }
 
@@ -77,6 +82,8 @@ impl<A: Architecture> Mappings<A> {
             addresses,
             regions: Lock::new(Vec::new()),
             regions_turn: Turn::new(),
+            gate: Gate::new(),
+            thinned: Lock::new(Vec::new()),
             waiting: Lock::new(Waiting::default()),
         })
     }
@@ -212,10 +219,12 @@ impl<A: Architecture> DomainInner<A> {
         mappings.reserve(iova, last)?;
         let result = match region.kind {
             RegionKind::Direct(access) => self.map(mappings, (iova, PhysAddr(iova.0), size), access, false),
-            RegionKind::Blocked | RegionKind::Interrupts => match mappings.table()?.first_page(iova, size)? {
-                Some(_) => Err(Error::Reserved { first: region.first, last: region.last }),
-                None => Ok(()),
-            },
+            RegionKind::Blocked | RegionKind::Interrupts => {
+                match self.on_table(mappings, |table| table.first_page(iova, size))? {
+                    Some(_) => Err(Error::Reserved { first: region.first, last: region.last }),
+                    None => Ok(()),
+                }
+            }
         };
         match result {
             Ok(()) => mappings.regions.with(|regions| regions.push((key, 1))),
@@ -240,7 +249,7 @@ impl<A: Architecture> DomainInner<A> {
             }
             if let RegionKind::Direct(_) = region.kind {
                 let mut gather = Gather::new();
-                mappings.table()?.unmap(iova, size, &mut gather)?;
+                self.on_table(mappings, |table| table.unmap(iova, size, &mut gather))?;
                 result = result.and(self.unmapped(mappings, gather, None, true).map(drop));
             }
             mappings.unreserve(iova, last);

@@ -2,6 +2,7 @@
 
 pub mod architecture;
 pub mod domain;
+mod gate;
 pub mod gather;
 pub mod iova;
 mod mappings;

@@ -212,6 +212,19 @@ impl<M: Memory> Table<M> {
         each!(self, table => table.clear_dirty(iova, size, gather, visitor))
     }
 
+    /// Takes out tables in which nothing is mapped, see [`PageTable::reclaim`]. The caller keeps everyone else out meanwhile.
+    ///
+    /// # Errors
+    /// As the engine says.
+    pub fn reclaim(&self, iova: Iova, size: u64, gather: &mut Gather) -> Result<(), TableError>
+    where
+        M: Clone,
+    {
+        each!(self, table => {
+            PageTable::adopt(*table.format(), table.root(), table.memory().clone()).reclaim(iova, size, gather)
+        })
+    }
+
     /// What an address translates to.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ use super::domain::{Domain, DomainInner, DomainOptions, Kind};
 use super::mappings::Mappings;
 use super::region::Device;
 use super::tags::DomainTags;
-use crate::error::{Error, Feature};
+use crate::error::{Error, Feature, UnitError};
 use crate::platform::{Clock, Lock, Memory, Platform};
 
 /// What a device's entry says as long as it is attached to nothing: refuse, and report.
@@ -417,8 +417,12 @@ impl<A: Architecture> Unit<A> {
                     Ok((device, domain, tags))
                 }
                 Some(other) => {
+                    let leaving = matches!(other, Attachment::Leaving { .. });
                     state.attachments.insert(key, other);
-                    Err(Error::Attached(requester))
+                    Err(match leaving {
+                        true => Error::NotInvalidated(UnitError::Stopped),
+                        false => Error::Attached(requester),
+                    })
                 }
                 None => Err(Error::NotAttached(requester)),
             }
