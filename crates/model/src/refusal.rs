@@ -9,6 +9,8 @@ pub enum Detail {
     None,
     /// The entry concerned is the root table's.
     RootEntry,
+    /// Of an access that reads and writes, the writing alone is permitted.
+    OnlyReadDenied,
     /// The second stage refused an access to an entry of the first stage's tables.
     FirstStageTable {
         /// Whether the entry is the root table's.

@@ -212,3 +212,103 @@ impl Space {
             && scope.space.is_none_or(|wanted| space.is_none_or(|own| own == wanted))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use portcullis_pagetable::AnyFormat;
+    use portcullis_pagetable::format::VtdSecondStage;
+    use portcullis_spec::{
+        Access, DomainTag, MemoryAttributes, PagingFormat, PhysAddr, SpaceTag, Stage, StageRules,
+    };
+
+    use super::*;
+    use crate::translate::FormattedStage;
+
+    const READ: Request = Request { access: Access::READ, privileged: false, any: false };
+
+    fn space(domain: u32, tag: Option<u32>) -> Space {
+        let stage = Stage {
+            format: PagingFormat::VtdSecondStage { levels: 4 },
+            root: PhysAddr(0),
+            rules: StageRules::empty(),
+            input_bits: 48,
+        };
+        let only = FormattedStage { stage, format: AnyFormat::VtdSecondStage(VtdSecondStage::new(4)) };
+        let tags = Tags { domain: DomainTag(domain), space: tag.map(SpaceTag) };
+        Space::new(SpaceKey { tags, stages: Stages::One { only, number: StageNumber::Second } })
+    }
+
+    fn page(shift: u8) -> Result<PageTranslation, Refusal> {
+        Ok(PageTranslation {
+            base: PhysAddr(0),
+            shift,
+            user: Access::READ_WRITE,
+            privileged: Access::READ_WRITE,
+            dirty: true,
+            attributes: MemoryAttributes::default(),
+        })
+    }
+
+    fn fill(space: &Space, budget: &Budget, iova: u64, shift: u8) {
+        let current = Generation::default();
+        space.fill(Iova(iova), page(shift), current.read(), &current, budget);
+    }
+
+    fn scope(domain: u32, range: Option<(u64, u64)>) -> TranslationScope {
+        TranslationScope {
+            domain: Some(DomainTag(domain)),
+            range: range.map(|(first, last)| (Iova(first), Iova(last))),
+            ..TranslationScope::default()
+        }
+    }
+
+    #[test]
+    fn an_invalidation_costs_what_it_names() {
+        let budget = Budget::new(100);
+        let (mine, others) = (space(1, None), space(2, None));
+        for space in [&mine, &others] {
+            fill(space, &budget, 0x1000, 12);
+            fill(space, &budget, 0x2000, 12);
+            fill(space, &budget, 0x20_0000, 21);
+        }
+        let found =
+            |space: &Space| [0x1000, 0x2000, 0x3f_ffff].map(|at| space.find(Iova(at), READ).is_some());
+        for space in [&mine, &others] {
+            space.invalidate(&scope(1, Some((0x1000, 0x1fff))), &budget);
+        }
+        assert_eq!((found(&mine), found(&others)), ([false, true, true], [true; 3]));
+        mine.invalidate(&scope(1, Some((0x3f_f000, 0x3f_ffff))), &budget);
+        assert_eq!(found(&mine), [false, true, false]);
+        mine.invalidate(&scope(1, None), &budget);
+        assert_eq!((found(&mine), found(&others)), ([false; 3], [true; 3]));
+        assert_eq!(budget.used.load(Ordering::Relaxed), 3);
+    }
+
+    #[test]
+    fn a_tagged_scope_covers_untagged_spaces() {
+        let budget = Budget::new(100);
+        let scope = TranslationScope { space: Some(SpaceTag(5)), ..scope(1, None) };
+        for (tag, covered) in [(None, true), (Some(5), true), (Some(6), false)] {
+            let space = space(1, tag);
+            fill(&space, &budget, 0, 12);
+            space.invalidate(&scope, &budget);
+            assert_eq!(space.find(Iova(0), READ).is_none(), covered, "{tag:?}");
+        }
+    }
+
+    #[test]
+    fn memory_for_translations_is_bounded() {
+        let budget = Budget::new(10);
+        let space = space(1, None);
+        for page in 0..1000 {
+            fill(&space, &budget, page << 12, 12);
+            assert!(budget.used.load(Ordering::Relaxed) <= 10);
+        }
+        // The same page again takes no room.
+        space.invalidate(&TranslationScope::default(), &budget);
+        for _ in 0..20 {
+            fill(&space, &budget, 0, 12);
+        }
+        assert_eq!(budget.used.load(Ordering::Relaxed), 1);
+    }
+}

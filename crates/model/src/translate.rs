@@ -151,7 +151,10 @@ fn check(rights: Rights, rules: StageRules, request: Request, number: StageNumbe
     } else {
         FaultReason::PermissionDenied
     };
-    Err(Refusal::by(number, reason, Detail::None))
+    let missing = request.access & Access::READ_WRITE & !access;
+    let read_denied = missing == Access::READ && request.access.contains(Access::WRITE);
+    let detail = if read_denied { Detail::OnlyReadDenied } else { Detail::None };
+    Err(Refusal::by(number, reason, detail))
 }
 
 /// The refusal for a walk that ended without a page.
@@ -283,7 +286,7 @@ const TABLE_WRITE: Request = Request { access: Access::READ_WRITE, privileged: t
 /// The second stage's refusal of an access to a first-stage table.
 fn on_table(refusal: Refusal, ipa: Ipa, root: bool, write: bool) -> Refusal {
     let detail = match refusal.detail {
-        Detail::None => Detail::FirstStageTable { root, write },
+        Detail::None | Detail::OnlyReadDenied => Detail::FirstStageTable { root, write },
         known => known,
     };
     Refusal { ipa: Some(ipa), detail, ..refusal }

@@ -337,3 +337,25 @@ fn another_segment_and_the_tables_end_are_no_ones() {
     let result = machine.port(DEVICE).write(Iova(u64::MAX - 3), &[0; 8]);
     machine.refused(result, 0x4);
 }
+
+#[test]
+fn an_atomic_operation_needs_both_rights() {
+    // VT-d 7.1.3, LGN.2 and LGN.3: the missing one names the reason.
+    let mut machine = Machine::legacy();
+    let table = machine.allocate();
+    machine.attach(DEVICE, table, 1);
+    machine.map(table, 0x1000, PAGE, R);
+    machine.map(table, 0x2000, PAGE, W);
+    machine.map(table, 0x3000, PAGE, RW);
+    let port = machine.port(DEVICE);
+    let atomic = |iova| {
+        let transaction = port.transaction(Iova(iova), 8, Access::READ_WRITE | Access::ATOMIC);
+        port.translate(&transaction).map_err(AccessError::Refused)
+    };
+    machine.refused(atomic(0x1000), 0x5);
+    machine.refused(atomic(0x2000), 0x6);
+    assert!(atomic(0x3000).is_ok());
+    // VT-d 11.4.7.6: T1 and T2 set.
+    atomic(0x4000).unwrap_err();
+    assert_eq!(machine.take_faults()[0][1] & (1 << 62 | 1 << 28), 1 << 62 | 1 << 28);
+}

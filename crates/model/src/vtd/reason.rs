@@ -20,11 +20,17 @@ pub(super) fn reason(transaction: &Transaction, note: Option<&Note>, refusal: Re
     }
 }
 
+/// Whether a permission is missing for writing. Atomic operations need both; only where reading alone is denied is the
+/// read permission what is missing (LGN.3, SGN.7).
+fn wants_write(transaction: &Transaction, refusal: Refusal) -> bool {
+    transaction.access.contains(Access::WRITE) && refusal.detail != Detail::OnlyReadDenied
+}
+
 fn legacy(transaction: &Transaction, refusal: Refusal) -> Option<Reason> {
     Some(match refusal.reason {
         FaultReason::AddressSize => Reason::AddressBeyondMgaw,
         FaultReason::NotMapped | FaultReason::PermissionDenied | FaultReason::PrivilegeDenied => {
-            if transaction.access.contains(Access::WRITE) {
+            if wants_write(transaction, refusal) {
                 Reason::Write
             } else {
                 Reason::Read
@@ -54,7 +60,7 @@ fn scalable(transaction: &Transaction, refusal: Refusal) -> Option<Reason> {
         FaultReason::NotMapped if first => Reason::FirstStageNotPresent,
         FaultReason::NotMapped => Reason::SecondStageNotPresent,
         FaultReason::PermissionDenied => {
-            if transaction.access.contains(Access::WRITE) {
+            if wants_write(transaction, refusal) {
                 Reason::ScalableWrite
             } else {
                 Reason::ScalableRead
