@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use portcullis_spec::{Iova, Requester};
+use portcullis_firmware::groups::{Functions, PortType, groups};
+use portcullis_spec::{Iova, PciAddress, Requester};
 
 use super::kernel::Kernel;
 use super::sysfs::{self, FUNCTIONS, Function, UNITS};
@@ -57,15 +58,18 @@ pub(super) fn scan(kernel: &dyn Kernel, numbers: &mut Numbers) -> io::Result<Sca
     let mut inventory = Inventory { units, ..Inventory::default() };
     let mut functions = BTreeMap::new();
     let mut lone = LONE;
-    // A bridge does no DMA that could be granted, and no driver of VFIO takes one.
-    for function in sysfs::functions(kernel)?.into_iter().filter(|function| !function.bridge) {
+    let found = sysfs::functions(kernel)?;
+    let shapes = Functions::new(found.iter().filter_map(|function| function.shape.clone()));
+    // A bridge to another bus does no DMA that could be granted, and no driver of VFIO takes one.
+    let leads_on = |function: &Function| function.shape.as_ref().is_some_and(|shape| shape.buses.is_some());
+    for function in found.into_iter().filter(|function| !leads_on(function)) {
         let id = numbers.of(&function.name);
         let unit = function.unit.as_ref().and_then(|unit| names.iter().position(|name| name == unit));
         let group = GroupId(function.group.unwrap_or_else(|| {
             lone += 1;
             lone
         }));
-        let device = device(kernel, &function, unit.map(|index| UnitId(index as u32)), group);
+        let device = device(kernel, &function, &shapes, unit.map(|index| UnitId(index as u32)), group);
         inventory.devices.push((id, device));
         functions.insert(id, function);
     }
@@ -73,19 +77,26 @@ pub(super) fn scan(kernel: &dyn Kernel, numbers: &mut Numbers) -> io::Result<Sca
     for (id, device) in &inventory.devices {
         members.entry(device.group).or_default().extend(functions.get(id));
     }
+    let computed = groups(&shapes, None);
     inventory.groups =
-        members.iter().map(|(&id, members)| Group { id, reasons: reasons(kernel, members) }).collect();
+        members.iter().map(|(&id, members)| Group { id, reasons: reasons(&computed, members) }).collect();
     Ok(Scan { inventory, functions })
 }
 
 /// Numbers above this are ours, for functions that the kernel puts into no group.
 const LONE: u32 = 1 << 31;
 
-fn device(kernel: &dyn Kernel, function: &Function, unit: Option<UnitId>, group: GroupId) -> Device {
+fn device(
+    kernel: &dyn Kernel,
+    function: &Function,
+    shapes: &Functions,
+    unit: Option<UnitId>,
+    group: GroupId,
+) -> Device {
     Device {
         name: function.name.clone(),
         kind: DeviceKind::Pci,
-        requesters: sysfs::requesters(kernel, function).into_iter().map(Requester::Pci).collect(),
+        requesters: requesters(function, shapes).into_iter().map(Requester::Pci).collect(),
         registers: None,
         unit,
         group,
@@ -97,26 +108,41 @@ fn device(kernel: &dyn Kernel, function: &Function, unit: Option<UnitId>, group:
     }
 }
 
-/// Why these stand together, as far as it shows in their addresses.
-fn reasons(kernel: &dyn Kernel, members: &[&Function]) -> Vec<String> {
-    let Some((first, others)) = members.split_first() else { return Vec::new() };
-    let alias = |function: &Function| sysfs::requesters(kernel, function).get(1).copied();
-    let reason = |other: &&Function| {
-        let (name, with) = (&other.name, &first.name);
-        let slot = |function: &Function| (function.address.bus(), function.address.device());
-        match (alias(first), alias(other)) {
-            (Some(one), Some(two)) if one == two => {
-                format!("{name} shares with {with}: behind the same bridge, which sends for both as {one}")
-            }
-            _ if slot(first) == slot(other) => {
-                format!(
-                    "{name} shares with {with}: functions of one device that nothing keeps apart (no ACS)"
-                )
-            }
-            _ => format!("{name} shares with {with}: the kernel sees no isolation between them"),
+/// The names under which requests of a function reach its unit: its own, then those that bridges on the way put in its place
+/// (PCIe to PCI/PCI-X Bridge 1.0, 2.3; the same walk as Linux's pci_for_each_dma_alias).
+fn requesters(function: &Function, shapes: &Functions) -> Vec<PciAddress> {
+    let mut found = vec![function.address];
+    let Some(shape) = &function.shape else { return found };
+    for bridge in shapes.path_to_root(shape).filter(|bridge| bridge.takes_requests_over()) {
+        let express_above = bridge.express.is_some_and(|express| express.port_type == PortType::BridgeToPci);
+        let alias = match bridge.buses {
+            Some((secondary, _)) if express_above => PciAddress::new(bridge.address.segment, secondary, 0, 0),
+            _ => bridge.address,
+        };
+        if !found.contains(&alias) {
+            found.push(alias);
         }
-    };
-    others.iter().map(reason).collect()
+    }
+    found
+}
+
+/// Why these stand together: what follows from the configuration spaces of all in the group, and for whom nothing follows, that
+/// the kernel says so.
+fn reasons(computed: &[portcullis_firmware::groups::Group], members: &[&Function]) -> Vec<String> {
+    let Some((first, others)) = members.split_first() else { return Vec::new() };
+    if others.is_empty() {
+        return Vec::new();
+    }
+    let group = computed.iter().find(|group| group.members.contains(&first.address));
+    let mut reasons: Vec<String> =
+        group.into_iter().flat_map(|group| &group.memberships).map(ToString::to_string).collect();
+    let unexplained =
+        others.iter().filter(|other| group.is_none_or(|group| !group.members.contains(&other.address)));
+    reasons
+        .extend(unexplained.map(|other| {
+            format!("{} shares with {}: the kernel puts them together", other.name, first.name)
+        }));
+    reasons
 }
 
 fn unit(kernel: &dyn Kernel, name: &str, interrupts_isolated: bool) -> Unit {

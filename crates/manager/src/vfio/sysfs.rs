@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use portcullis_firmware::groups as firmware;
 use portcullis_spec::{Access, Iova, PciAddress};
 
 use super::kernel::Kernel;
@@ -32,8 +33,8 @@ pub(super) struct Function {
     pub(super) device: u16,
     /// Base class, subclass and interface, 24 bits.
     pub(super) class: u32,
-    /// Whether its header is a bridge's (type 1): no driver for endpoints takes it.
-    pub(super) bridge: bool,
+    /// What its configuration space says of it, where we may read that.
+    pub(super) shape: Option<firmware::Function>,
     /// The driver that has it.
     pub(super) driver: Option<String>,
     /// The group that it is in.
@@ -82,78 +83,24 @@ fn function(kernel: &dyn Kernel, name: &str) -> Option<Function> {
         let text = text(kernel, &format!("{FUNCTIONS}/{name}/{file}")).ok()?;
         u32::from_str_radix(text.trim_start_matches("0x"), 16).ok()
     };
-    let header = configuration(kernel, name).get(HEADER_TYPE).copied().unwrap_or(0);
+    let address = name.parse().ok()?;
+    let shape = firmware::Function::from_config(address, &configuration(kernel, name)).ok();
     Some(Function {
         name: name.to_owned(),
-        address: name.parse().ok()?,
+        address,
         vendor: hexadecimal("vendor")? as u16,
         device: hexadecimal("device")? as u16,
         class: hexadecimal("class")?,
-        bridge: header & 0x7f == 1,
+        shape,
         driver: driver(kernel, name),
         group: link(kernel, &format!("{FUNCTIONS}/{name}/iommu_group")).and_then(|group| group.parse().ok()),
         unit: link(kernel, &format!("{FUNCTIONS}/{name}/iommu")),
     })
 }
 
-/// Offset of the header type (PCI 3.0 6.2.1).
-const HEADER_TYPE: usize = 0x0e;
-/// Offset of the secondary bus number of a bridge (PCI-to-PCI Bridge 1.2, 3.2).
-const SECONDARY_BUS: usize = 0x19;
-/// Offset of the pointer to the first capability.
-const CAPABILITIES: usize = 0x34;
-/// The PCI Express capability's ID (PCIe 7.5.3.1).
-const PCI_EXPRESS: u8 = 0x10;
-/// Device/port type of a bridge from PCI Express to PCI (PCIe 7.5.3.2).
-const EXPRESS_TO_PCI: u8 = 7;
-/// Device/port type of a bridge from PCI to PCI Express.
-const PCI_TO_EXPRESS: u8 = 8;
-
 /// As much of a function's configuration space as we may read; empty where that is nothing.
 fn configuration(kernel: &dyn Kernel, name: &str) -> Vec<u8> {
     fs::read(kernel.locate(Path::new(&format!("{FUNCTIONS}/{name}/config")))).unwrap_or_default()
-}
-
-/// The names under which requests of a function reach its unit: its own, then those that bridges on the way put in its place
-/// (PCIe to PCI/PCI-X Bridge 1.0, 2.3; the same walk as Linux's pci_for_each_dma_alias).
-pub(super) fn requesters(kernel: &dyn Kernel, function: &Function) -> Vec<PciAddress> {
-    let mut found = vec![function.address];
-    let path = kernel.locate(Path::new(&format!("{FUNCTIONS}/{}", function.name)));
-    let Ok(path) = fs::canonicalize(path) else { return found };
-    for folder in path.ancestors().skip(1) {
-        let Some(name) = folder.file_name().map(|name| name.to_string_lossy()) else { break };
-        let Ok(bridge) = name.parse::<PciAddress>() else { break };
-        let space = configuration(kernel, &name);
-        let alias = match port_type(&space) {
-            Some(EXPRESS_TO_PCI) => {
-                let bus = space.get(SECONDARY_BUS).copied().unwrap_or(0);
-                PciAddress::new(bridge.segment, bus, 0, 0)
-            }
-            // Conventional bridges, and those from PCI to PCI Express, send in their own name.
-            None | Some(PCI_TO_EXPRESS) => bridge,
-            Some(_) => continue,
-        };
-        if !found.contains(&alias) {
-            found.push(alias);
-        }
-    }
-    found
-}
-
-/// The device/port type of a PCI Express function; `None` for a conventional one.
-fn port_type(space: &[u8]) -> Option<u8> {
-    let mut at = usize::from(*space.get(CAPABILITIES)? & !3);
-    // 48 capabilities of 4 bytes fill the space behind the header: more is a loop.
-    for _ in 0..48 {
-        if at < 0x40 {
-            return None;
-        }
-        if *space.get(at)? == PCI_EXPRESS {
-            return Some(space.get(at + 2)? >> 4);
-        }
-        at = usize::from(*space.get(at + 1)? & !3);
-    }
-    None
 }
 
 /// Where a group's devices cannot have grants.
@@ -209,18 +156,5 @@ mod tests {
         assert_eq!(read("0x0 0xfff something-new").map(|r| r.1), Some(ReservedKind::Reserved));
         assert_eq!(read("0x1000 0xfff reserved"), None);
         assert_eq!(read("0x1000"), None);
-    }
-
-    #[test]
-    fn capability_list_that_loops_ends() {
-        let mut space = vec![0u8; 256];
-        space[CAPABILITIES] = 0x40;
-        space[0x40] = 1;
-        space[0x41] = 0x40;
-        assert_eq!(port_type(&space), None);
-        space[0x41] = 0x50;
-        space[0x50] = PCI_EXPRESS;
-        space[0x52] = 0x72;
-        assert_eq!(port_type(&space), Some(EXPRESS_TO_PCI));
     }
 }

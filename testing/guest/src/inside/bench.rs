@@ -81,11 +81,19 @@ impl Bench {
     /// Claims a device that stands alone, and attaches it to an empty space.
     pub(crate) fn claim(&mut self, ids: &str) -> Result<(DeviceId, Device)> {
         let device = self.only(ids)?;
-        self.backend.claim(&[device])?;
+        self.claim_group(&[device])
+    }
+
+    /// Claims a whole group, and attaches it to an empty space; the first device's descriptor comes back.
+    pub(crate) fn claim_group(&mut self, devices: &[DeviceId]) -> Result<(DeviceId, Device)> {
+        let device = *devices.first().context("a group of nobody")?;
+        self.backend.claim(devices)?;
         let unit =
             self.inventory.devices.iter().find(|(id, _)| *id == device).and_then(|(_, device)| device.unit);
         self.backend.create_space(SPACE, unit.context("no unit guards it")?)?;
-        self.backend.attach(SPACE, device, None)?;
+        for device in devices {
+            self.backend.attach(SPACE, *device, None)?;
+        }
         let descriptor = self.backend.device_descriptor(device)?.context("it has no descriptor")?;
         Ok((device, descriptor.into()))
     }

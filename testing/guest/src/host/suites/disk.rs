@@ -14,7 +14,9 @@ const NAME: &str = "disk.img";
 /// - an NVMe disk, filled with [`content::original`];
 /// - `edu`, where that works on a root port of its own, so that it can be reset by its bus;
 /// - an e1000e;
-/// - two NVMe functions of one device, which nothing keeps apart: a group of two.
+/// - two NVMe functions of one device, which nothing keeps apart: a group of two;
+/// - another `edu` behind a bridge to conventional PCI, together with a device that does nothing: a group that sends in the bridge's
+///   name.
 pub(super) fn add_devices(machine: &mut Machine, folder: &Path) -> Result<()> {
     let path = folder.join(NAME);
     let mut file = BufWriter::new(File::create(&path).with_context(|| path.display().to_string())?);
@@ -39,6 +41,9 @@ pub(super) fn add_devices(machine: &mut Machine, folder: &Path) -> Result<()> {
         "e1000e,romfile=",
         "nvme,drive=twin0,serial=twin0,addr=0x10.0,multifunction=on",
         "nvme,drive=twin1,serial=twin1,addr=0x10.1",
+        "pcie-pci-bridge,id=bridge1",
+        "edu,bus=bridge1,addr=1",
+        "pci-testdev,bus=bridge1,addr=2",
     ];
     for device in devices {
         machine.devices.extend(["-device".to_owned(), device.to_owned()]);

@@ -41,6 +41,10 @@ pub(crate) const CASES: &[Case] = &[
     case("driver_is_back_after_release", driver_is_back_after_release),
     case("driver_is_back_after_a_crash", driver_is_back_after_a_crash),
     case("group_of_two_goes_and_comes_together", group_of_two_goes_and_comes_together),
+    Case {
+        on: On::Except("amd"),
+        ..case("group_behind_a_bridge_is_known_by_its_name", group_behind_a_bridge_is_known_by_its_name)
+    },
     case("kept_descriptor_keeps_the_device_blocked", kept_descriptor_keeps_the_device_blocked),
     case("adopted_group_is_blocked_and_claimed_again", adopted_group_is_blocked_and_claimed_again),
     case("memlock_is_predicted", memlock_is_predicted),
@@ -431,6 +435,46 @@ fn group_of_two_goes_and_comes_together(_: &World) -> Result<()> {
         names.iter().map(|name| driver_of(name)).collect::<Vec<_>>() == before,
         "the drivers are not back"
     );
+    Ok(())
+}
+
+fn group_behind_a_bridge_is_known_by_its_name(_: &World) -> Result<()> {
+    let mut bench = Bench::open()?;
+    let edu = *bench.find(EDU, 2).first().context("an edu behind a bridge")?;
+    let about = |id| bench.inventory.devices.iter().find(|(other, _)| *other == id).map(|(_, device)| device);
+    let device = about(edu).context("the edu")?;
+    let group: Vec<DeviceId> = bench
+        .inventory
+        .devices
+        .iter()
+        .filter(|(_, other)| other.group == device.group)
+        .map(|(id, _)| *id)
+        .collect();
+    let reasons =
+        bench.inventory.groups.iter().find(|other| other.id == device.group).context("its group")?;
+    println!("{:?} {:?}", device.requesters, reasons.reasons);
+    ensure!(reasons.reasons.iter().all(|reason| reason.contains("conventional PCI")));
+    ensure!(device.requesters.len() == 2, "its own name and the bridge's");
+    let (_, file) =
+        bench.claim_group(&[edu, *group.iter().find(|id| **id != edu).context("its sibling")?])?;
+    let (id, memory) = bench.memory()?;
+    bench.backend.map(SPACE, &Bench::whole(id, 0, Access::READ_WRITE))?;
+    let device = Edu::start(file)?;
+    memory.write_bytes(0, &PATTERN)?;
+    device.read_memory(0, 16)?;
+    device.write_memory(0x1000, 16)?;
+    ensure!(holds(&memory, 0x1000)? == PATTERN, "inside the grant");
+    std::thread::sleep(2 * CALM);
+    bench.drain()?;
+    device.write_memory(LENGTH, 16)?;
+    // Who of them it was, the unit cannot see: the first of the group stands for all.
+    let violations = bench.violations_of(group[0], Duration::from_secs(1))?;
+    ensure!(violations[0].fault.address == Iova(LENGTH), "{violations:?}");
+    drop(device);
+    for id in &group {
+        bench.backend.quiesce(*id)?;
+    }
+    bench.backend.release(&group)?;
     Ok(())
 }
 
