@@ -40,7 +40,7 @@ impl Random {
 }
 
 fn rounds() -> u64 {
-    std::env::var("PORTCULLIS_RANDOM_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(20_000)
+    std::env::var("PORTCULLIS_RANDOM_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(5_000)
 }
 
 fn check(result: Result<u64, AccessError>) {
