@@ -287,3 +287,20 @@ fn addresses_that_the_manager_chooses_avoid_everything_reserved() {
     core.unmap(vm, space, &[(Iova(0x5000), PAGE)]).unwrap();
     assert_eq!(core.map(vm, space, from, &[any]).unwrap()[0].iova, Iova(0x5000));
 }
+
+#[test]
+fn a_device_that_cannot_be_given_back_is_nobodys_until_it_can() {
+    let (plain, mut core) = start(inventory(1, 1), Accepted::default());
+    let (first, second) = (client(&mut core), client(&mut core));
+    core.claim(first, "dev0").unwrap();
+    plain.0.lock().unwrap().kept = true;
+    core.disconnect(first);
+    let refused = core.claim(second, "dev0").unwrap_err();
+    assert!(refused.to_string().contains("somebody"), "{refused}");
+    core.take_changes();
+    assert!(core.claim(second, "dev0").is_err());
+    plain.0.lock().unwrap().kept = false;
+    core.take_changes();
+    assert!(plain.0.lock().unwrap().claimed.is_empty(), "given back without being asked for");
+    assert_eq!(core.claim(second, "dev0").unwrap(), [DeviceId(0)]);
+}

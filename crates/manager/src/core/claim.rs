@@ -43,6 +43,7 @@ impl Core {
         let mut all = Vec::new();
         let mut wanted = Vec::new();
         for group in groups {
+            self.leave_quarantine(group)?;
             let Some(state) = self.groups.get(&group) else { continue };
             all.extend_from_slice(&state.members);
             if state.holder != Some(client) {
@@ -192,6 +193,22 @@ impl Core {
         self.holders_changed += 1;
         let devices = members.iter().map(|&id| self.device_name(id)).collect();
         self.events.push(Event::Released { client: self.client_name(holder), devices });
+    }
+
+    /// Tries again to give a group back that could not be given back when its client released it.
+    pub(super) fn leave_quarantine(&mut self, group: GroupId) -> Result<(), Refusal> {
+        let Some(state) = self.groups.get(&group).filter(|state| state.quarantine.is_some()) else {
+            return Ok(());
+        };
+        let members = state.members.clone();
+        let released = self.backend.release(&members);
+        let why = released.as_ref().err().map(ToString::to_string);
+        self.note(released);
+        self.alive()?;
+        if let Some(state) = self.groups.get_mut(&group) {
+            state.quarantine = why;
+        }
+        Ok(())
     }
 
     /// The descriptor of a device that the client has claimed.

@@ -338,10 +338,16 @@ impl Core {
         Ok(())
     }
 
-    /// Takes in what happened to the hardware unasked.
+    /// Takes in what happened to the hardware unasked, and gives back what can be given back by now.
     pub fn take_changes(&mut self) {
         if self.safe_state.is_some() {
             return;
+        }
+        let quarantined = self.groups.iter().filter(|(_, group)| group.quarantine.is_some());
+        for group in quarantined.map(|(&id, _)| id).collect::<Vec<_>>() {
+            if self.leave_quarantine(group).is_err() {
+                return;
+            }
         }
         for change in self.backend.changes() {
             match change {

@@ -43,6 +43,8 @@ pub(crate) struct Inner {
     pub(crate) memories: BTreeMap<MemoryId, u64>,
     pub(crate) blocked: bool,
     pub(crate) changes: Vec<Change>,
+    /// Somebody keeps devices from being given back.
+    pub(crate) kept: bool,
     /// Fail once this many more calls were made.
     pub(crate) fail: Option<(u32, Fail)>,
 }
@@ -154,6 +156,9 @@ impl Backend for Plain {
 
     fn release(&mut self, devices: &[DeviceId]) -> Result<(), BackendError> {
         let mut inner = self.must(format!("release {devices:?}"))?;
+        if inner.kept {
+            return Err(BackendError::Busy { what: format!("{devices:?}"), holder: "somebody".into() });
+        }
         for device in devices {
             assert!(inner.claimed.remove(device), "release of {device:?}, which nobody has");
             assert!(inner.attached.keys().all(|(d, _)| d != device), "release of an attached device");
