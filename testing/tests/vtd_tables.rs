@@ -2,7 +2,7 @@
 
 use portcullis_testing::machine::MachineError;
 use portcullis_testing::machine::vtd::Mode;
-use portcullis_testing::oracle::vtd::qemu_tables;
+use portcullis_testing::oracle::vtd::{model_tables, qemu_tables};
 use portcullis_testing::oracle::{Failure, Tally};
 use portcullis_testing::qtest::QemuError;
 
@@ -27,4 +27,9 @@ fn reference_and_qemu_agree_on_broken_tables() {
 #[test]
 fn qemu_shows_every_departure_that_is_listed() {
     unless_absent(qemu_tables::assert_departures());
+}
+
+#[test]
+fn model_does_what_the_reference_says_of_broken_tables() {
+    unless_absent(model_tables::run(20_000, 7));
 }

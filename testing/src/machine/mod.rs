@@ -2,6 +2,7 @@
 //!
 //! [`qemu`] is a machine that nobody here wrote; the same [`Machine`] over our own models must behave the same.
 
+pub mod model;
 pub mod qemu;
 pub mod ram;
 pub mod recorder;
@@ -20,6 +21,9 @@ pub enum MachineError {
     /// Its memory could not be reached.
     #[error("memory of the machine: {0}")]
     Memory(String),
+    /// No model can be built like this.
+    #[error("no such model: {0}")]
+    Model(String),
     /// A device that it should have is missing.
     #[error("the machine has no {0}")]
     Device(&'static str),

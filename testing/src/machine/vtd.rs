@@ -1,8 +1,17 @@
 //! Machines with Intel VT-d.
 
+use super::MachineError;
+use super::model::{ModelMachine, Sender, Unit};
 use super::qemu::Board;
+use super::ram::Ram;
 use crate::qtest::pci::ConfigAccess;
-use portcullis_spec::{PciAddress, Requester};
+use portcullis_driver::platform::Mmio;
+use portcullis_model::vtd::config::{ScalableConfig, VtdConfig};
+use portcullis_model::vtd::{VtdPort, VtdUnit};
+use portcullis_model::{NoInterrupts, VmMemory};
+use portcullis_spec::{Iova, PciAddress, Requester};
+use std::cell::RefCell;
+use std::sync::Arc;
 
 /// What QEMU's `intel-iommu` is asked to be.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -56,4 +65,99 @@ pub fn board(mode: Mode) -> Board {
 #[must_use]
 pub fn requester(requester_id: u16) -> Requester {
     Requester::Pci(PciAddress { segment: 0, requester_id })
+}
+
+/// The requester IDs of QEMU's engines, in their order.
+const ENGINES: [u16; 5] = [0x10, 0x18, 0x19, 0x100, 0xa8];
+
+/// Our model, with what QEMU's unit has and no more.
+#[must_use]
+pub fn like_qemu(mode: Mode) -> VtdConfig {
+    let scalable = ScalableConfig {
+        first_stage: true,
+        first_stage_five_level: false,
+        first_stage_1g: true,
+        second_stage: false,
+        nested: false,
+        second_stage_flags: false,
+        pasid_bits: None,
+        supervisor: false,
+        extended_accessed: false,
+        page_walk_coherency: false,
+        rid_pasid: false,
+        rid_priv: false,
+    };
+    VtdConfig {
+        version: (1, 0),
+        host_address_bits: mode.address_bits(),
+        guest_address_bits: mode.address_bits(),
+        four_level: mode != Mode::Legacy39,
+        fault_records: 1,
+        collapse_faults: true,
+        zero_length_reads: false,
+        enhanced_set_root: false,
+        coherent: false,
+        scalable: (mode == Mode::FirstStage48).then_some(scalable),
+        ..VtdConfig::default()
+    }
+}
+
+/// Our model, as a unit that engines do DMA through.
+pub struct VtdModel {
+    /// The model.
+    pub unit: VtdUnit,
+    /// The port of whoever was last.
+    port: RefCell<Option<(Sender, VtdPort)>>,
+}
+
+/// A machine with our model.
+pub type VtdMachine = ModelMachine<VtdModel>;
+
+/// A machine with a model of this configuration.
+///
+/// # Errors
+/// Where there is no memory for it, or no such unit.
+pub fn model(config: VtdConfig) -> Result<VtdMachine, MachineError> {
+    let ram = Ram::new(0, None)?;
+    let memory = Arc::new(VmMemory(ram.guest().clone()));
+    let unit = VtdUnit::new(config, memory, Arc::new(NoInterrupts));
+    let unit = unit.map_err(|error| MachineError::Model(error.to_string()))?;
+    let unit = VtdModel { unit, port: RefCell::new(None) };
+    Ok(ModelMachine::new(unit, ram, ENGINES.map(requester).to_vec()))
+}
+
+impl VtdModel {
+    fn through<R>(&self, sender: Sender, access: impl FnOnce(&VtdPort) -> R) -> R {
+        let mut last = self.port.borrow_mut();
+        let same = last.take().filter(|(before, _)| *before == sender);
+        let (_, port) = last.insert(same.unwrap_or_else(|| {
+            let port = self.unit.port(sender.requester.index() as u16, sender.pasid);
+            (sender, if sender.privileged { port.privileged() } else { port })
+        }));
+        access(port)
+    }
+}
+
+impl Mmio for VtdModel {
+    fn read32(&self, offset: u64) -> u32 {
+        self.unit.read32(offset)
+    }
+    fn read64(&self, offset: u64) -> u64 {
+        self.unit.read64(offset)
+    }
+    fn write32(&self, offset: u64, value: u32) {
+        self.unit.write32(offset, value);
+    }
+    fn write64(&self, offset: u64, value: u64) {
+        self.unit.write64(offset, value);
+    }
+}
+
+impl Unit for VtdModel {
+    fn read(&self, sender: Sender, address: Iova, bytes: &mut [u8]) -> bool {
+        self.through(sender, |port| port.read(address, bytes).is_ok())
+    }
+    fn write(&self, sender: Sender, address: Iova, bytes: &[u8]) -> bool {
+        self.through(sender, |port| port.write(address, bytes).is_ok())
+    }
 }

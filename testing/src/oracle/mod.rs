@@ -19,6 +19,8 @@ use std::fmt;
 pub struct Tally {
     /// Comparisons that found no difference.
     pub checks: u64,
+    /// Of those, comparisons of our model with the reference alone.
+    pub by_reference: u64,
     /// Comparisons that found a known departure of the other machine from the specification, by its description.
     pub departures: BTreeMap<&'static str, u64>,
 }
@@ -27,6 +29,7 @@ impl Tally {
     /// Count another's too.
     pub fn add(&mut self, other: &Self) {
         self.checks += other.checks;
+        self.by_reference += other.by_reference;
         for (what, count) in &other.departures {
             *self.departures.entry(what).or_default() += count;
         }

@@ -126,6 +126,7 @@ struct SecondStage {
     table: u64,
     width: u64,
     flags: bool,
+    snoop: bool,
 }
 
 impl<M: Words> Walk<'_, M> {
@@ -168,13 +169,12 @@ impl<M: Words> Walk<'_, M> {
         match bits(low, 3, 2) {
             0b00 => {}
             0b01 if bit(unit.ecap, 2) => {}
-            // 9.3: AW must be the largest supported one here too; it limits the address.
             0b10 if bit(unit.ecap, 6) => {
                 if !unit.has_levels(width) {
                     return refuse(0x3);
                 }
-                let width = (30 + 9 * width as u32).min(unit.guest_width());
-                if self.request.address >> width != 0 {
+                // 9.3: AW is to be the largest supported here, so only what memory has limits the address.
+                if self.request.address >> unit.haw != 0 {
                     return refuse(0x4);
                 }
                 return Ok(self.request.address);
@@ -184,7 +184,7 @@ impl<M: Words> Walk<'_, M> {
         if !unit.has_levels(width) {
             return refuse(0x3);
         }
-        let stage = SecondStage { table: low & PAGE, width, flags: false };
+        let stage = SecondStage { table: low & PAGE, width, flags: false, snoop: false };
         let address = self.second_stage(
             &stage,
             self.request.address,
@@ -296,19 +296,23 @@ impl<M: Words> Walk<'_, M> {
             _ if has_first => return refuse(0x5b),
             _ => 0,
         };
-        let second =
-            SecondStage { table: entry[0] & PAGE, width: bits(entry[0], 4, 2), flags: bit(entry[0], 9) };
+        let second = SecondStage {
+            table: entry[0] & PAGE,
+            width: bits(entry[0], 4, 2),
+            flags: bit(entry[0], 9),
+            snoop: bit(entry[1], 23),
+        };
         if has_second && !unit.has_levels(second.width) {
             return refuse(0x5b);
         }
-        if privileged && !bit(entry[2], 0) {
+        if privileged && has_first && !bit(entry[2], 0) {
             return refuse(0x5d);
         }
         let address = self.request.address;
         let output = match (has_first, has_second) {
             (true, _) => {
                 let nested = has_second.then_some(&second);
-                self.first_stage(entry[2], levels, nested, privileged)?
+                self.first_stage(entry[2], levels, nested, privileged, second.snoop)?
             }
             (false, true) => {
                 self.second_stage(&second, address, self.request.write, SecondStageFor::ScalableRequest)?
@@ -401,7 +405,11 @@ impl<M: Words> Walk<'_, M> {
             if stage.flags {
                 for (at, entry, is_leaf) in visited {
                     let dirty = if is_leaf && write { 1 << 9 } else { 0 };
-                    self.update(at, entry, 1 << 8 | dirty);
+                    let flags = 1 << 8 | dirty;
+                    if entry & flags != flags && !stage.snoop {
+                        return refuse(0x7c);
+                    }
+                    self.update(at, entry, flags);
                 }
             }
             let offset = (1 << size) - 1;
@@ -417,6 +425,7 @@ impl<M: Words> Walk<'_, M> {
         levels: u32,
         nested: Option<&SecondStage>,
         privileged: bool,
+        snoop: bool,
     ) -> Result<u64, Refusal> {
         let unit = self.unit;
         let address = self.request.address;
@@ -473,23 +482,30 @@ impl<M: Words> Walk<'_, M> {
             }
             let offset = (1 << size) - 1;
             let output = (entry & PAGE & (u64::MAX >> 12) & !offset) | (address & offset);
+            let output = match nested {
+                Some(second) => {
+                    self.second_stage(second, output, self.request.write, SecondStageFor::ScalableRequest)?
+                }
+                None => output,
+            };
+            let visited_root = visited[0].1;
             for (guest_at, at, entry, is_leaf) in visited {
                 let dirty = if is_leaf && self.request.write { 1 << 6 } else { 0 };
                 let extended = if bit(word, 7) { 1 << 10 } else { 0 };
                 let flags = 1 << 5 | dirty | extended;
-                if let Some(second) = nested
-                    && entry & flags != flags
-                {
-                    self.second_stage(second, guest_at, true, SecondStageFor::FirstStageEntry(false))?;
+                if entry & (flags & !(1 << 10)) != flags & !(1 << 10) && !snoop {
+                    return refuse(0x90);
+                }
+                if entry & flags == flags {
+                    continue;
+                }
+                if let Some(second) = nested {
+                    let is_root = at == visited_root;
+                    self.second_stage(second, guest_at, true, SecondStageFor::FirstStageEntry(is_root))?;
                 }
                 self.update(at, entry, flags);
             }
-            return match nested {
-                Some(second) => {
-                    self.second_stage(second, output, self.request.write, SecondStageFor::ScalableRequest)
-                }
-                None => Ok(output),
-            };
+            return Ok(output);
         }
         unreachable!("level 0 is a leaf")
     }

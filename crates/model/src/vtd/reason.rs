@@ -36,6 +36,8 @@ fn legacy(transaction: &Transaction, refusal: Refusal) -> Option<Reason> {
                 Reason::Read
             }
         }
+        // The root table is the context entry's: LCT.4.
+        FaultReason::PagingEntryUnreadable if refusal.detail == Detail::RootEntry => Reason::ContextInvalid,
         FaultReason::PagingEntryUnreadable => Reason::PagingEntryAccess,
         FaultReason::PagingEntryInvalid => Reason::PagingEntryReserved,
         FaultReason::ReservedRange => Reason::OutputInterruptAddress,

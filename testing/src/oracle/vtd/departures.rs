@@ -82,6 +82,7 @@ fn shape(kind: Kind) -> Shape {
         second_levels: 3,
         leaf: 0,
         flags: false,
+        snoop: true,
         requester_id: 0xa8,
         pasid: None,
         address: 0x4000_0000,
@@ -143,30 +144,13 @@ pub const DEPARTURES: &[Departure] = &[
         example: || changed(Kind::First, &[("first-stage PDE", 1)]),
     },
     Departure {
-        what: "sets Accessed in first-stage entries while it walks, also where it refuses later",
-        section: "3.6.2",
-        translate: |evidence| {
-            const A: u64 = 1 << 5;
-            let mut tables = evidence.observed.tables.clone();
-            let value = |at| evidence.tables.words.iter().rfind(|word| word.at == at).map(|word| word.value);
-            tables.retain(|at, after| {
-                evidence.expected.tables.contains_key(at)
-                    || value(*at).is_none_or(|before| before | A != *after)
-            });
-            (tables != evidence.observed.tables).then(|| Outcome { tables, ..evidence.observed.clone() })
-        },
-        explains: never,
-        example: || changed(Kind::First, &[("first-stage PDE", 1)]),
-    },
-    Departure {
         what: "sets neither Accessed nor Dirty in a first-stage entry where one of them is set, nor any on a write through a cached translation",
         section: "3.6.2",
         translate: |evidence| {
             const A_D: u64 = 1 << 5 | 1 << 6;
             let mut tables = evidence.observed.tables.clone();
             for (at, expected) in &evidence.expected.tables {
-                let before =
-                    evidence.tables.words.iter().rfind(|word| word.at == *at).map_or(0, |word| word.value);
+                let before = evidence.tables.value(*at);
                 let after = tables.get(at).copied().unwrap_or(before);
                 if after & A_D != 0 && after | A_D == *expected {
                     tables.insert(*at, *expected);
@@ -265,6 +249,16 @@ pub const DEPARTURES: &[Departure] = &[
             (evidence.expected_code() == 0x42 || evidence.is_hidden()) && fixed && used && rest == 0
         },
         example: || changed(Kind::First, &[("scalable-mode context entry, word 0", 1 << 4)]),
+    },
+    Departure {
+        what: "sets flags in first-stage tables although its page walks don't snoop",
+        section: "7.1.3 (SFS.9), 11.4.3 (SMPWCS)",
+        translate: nothing,
+        explains: |evidence| evidence.expected_code() == 0x90,
+        example: || {
+            let case = changed(Kind::First, &[]);
+            Case { shape: Shape { snoop: false, ..case.shape }, ..case }
+        },
     },
     Departure {
         what: "limits first-stage addresses by the entry's AW, which is the second stage's",

@@ -1,8 +1,9 @@
 //! What the reference expects of a case, what a machine did, and whether that is the same.
 
-use super::tables::{Case, Layout, WINDOW};
+use super::tables::{Case, Layout, Tables, WINDOW};
 use crate::machine::ram::Ram;
 use crate::machine::{Machine, Touch};
+use crate::qtest::hda::Hda;
 use crate::reference::vtd::{Decision, Request, Unit, decide};
 use portcullis_driver::platform::Memory as _;
 use portcullis_spec::PhysAddr;
@@ -52,6 +53,9 @@ impl Recorded {
 }
 
 /// What a case did, or should do.
+///
+/// Of tables, Dirty flags count always; the accessed ones only where everything was permitted: whether a walk that ends in a
+/// refusal has set some already is open (3.6.2, 3.7.2).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Outcome {
     /// The token that was read; 0 where reading was refused.
@@ -70,34 +74,32 @@ const fn token_at(address: u64) -> u8 {
     (address >> 2 ^ address >> 9) as u8 | 1
 }
 
-/// Fill the window with tokens.
-pub fn prepare_data(ram: &Ram, layout: Layout) {
-    for at in (layout.data..layout.data + WINDOW).step_by(4) {
-        ram.put_token(PhysAddr(at), token_at(at));
-    }
+/// What the window holds before a case: tokens.
+#[must_use]
+pub fn pattern(layout: Layout) -> Vec<u8> {
+    (layout.data..layout.data + WINDOW).step_by(4).flat_map(|at| Hda::verb(token_at(at))).collect()
 }
 
 /// Put a case's tables into memory. The pages were zero before, or hold the words of a case that is [`clear`]ed.
-pub fn put_tables(ram: &Ram, case: &Case, layout: Layout) -> u64 {
-    let tables = case.tables(layout);
+pub fn put(ram: &Ram, tables: &Tables) {
     for word in &tables.words {
         ram.store64(PhysAddr(word.at), word.value);
     }
-    tables.root
 }
 
 /// Take a case's tables out of memory again.
-pub fn clear(ram: &Ram, case: &Case, layout: Layout) {
-    for word in case.shape.tables(layout).words {
+pub fn clear(ram: &Ram, tables: &Tables) {
+    for word in &tables.words {
         ram.store64(PhysAddr(word.at), 0);
     }
 }
 
 /// What the specification says of a case whose tables and data lie in `ram`; `None` where it would reach memory outside the
-/// window, or is an interrupt request.
+/// window, or is an interrupt request. And whether something is to be refused.
 #[must_use]
-pub fn expect(unit: &Unit, ram: &Ram, case: &Case, root: u64, layout: Layout) -> Option<Outcome> {
+pub fn expect(unit: &Unit, ram: &Ram, case: &Case, root: u64, layout: Layout) -> Option<(Outcome, bool)> {
     let mut tables = BTreeMap::new();
+    let mut refused = false;
     let mut outcome = Outcome { token: 0, fault: None, data: BTreeMap::new(), tables: BTreeMap::new() };
     for is_write in [false, true] {
         let address = if is_write { case.write } else { case.read };
@@ -118,8 +120,13 @@ pub fn expect(unit: &Unit, ram: &Ram, case: &Case, root: u64, layout: Layout) ->
         };
         let (decision, updates) = decide(unit, root, &memory, &request);
         for (at, value) in updates {
+            // A table that lies where the data is.
+            if (layout.data..layout.data + WINDOW).contains(&at) {
+                return None;
+            }
             tables.insert(at, value);
         }
+        refused |= !matches!(decision, Decision::Pass(_));
         match decision {
             Decision::Pass(to) => {
                 let offset = to.checked_sub(layout.data).filter(|offset| *offset < WINDOW)?;
@@ -149,7 +156,7 @@ pub fn expect(unit: &Unit, ram: &Ram, case: &Case, root: u64, layout: Layout) ->
         ram.read(PhysAddr(layout.data + *offset), &mut byte);
         byte[0] != *value
     });
-    Some(outcome)
+    Some((outcome.without_open_flags(refused, |at| ram.load64(PhysAddr(at))), refused))
 }
 
 /// The request of a case, by whichever engine can make it.
@@ -160,31 +167,49 @@ pub fn touch<M: Machine>(machine: &M, case: &Case) -> u8 {
     machine.touch(Touch { read: case.read, write: case.write })
 }
 
-/// Let a machine whose root table is set and whose caches are empty make the request of a case, and see what it did.
+/// Let a machine whose root table is set and whose caches are empty make the request of a case, and see what it did. The
+/// window holds `pattern` before and afterwards.
 pub fn observe<M: Machine>(
     machine: &M,
     unit: &Unit,
-    case: &Case,
-    layout: Layout,
+    (case, tables): (&Case, &Tables),
+    (layout, pattern): (Layout, &[u8]),
+    refused: bool,
     ask: &Ask<'_, M>,
 ) -> Outcome {
     let ram = machine.ram();
-    let mut before = vec![0; WINDOW as usize];
-    ram.read(PhysAddr(layout.data), &mut before);
-    let words: Vec<(u64, u64)> =
-        case.shape.tables(layout).words.iter().map(|word| (word.at, ram.load64(PhysAddr(word.at)))).collect();
-
     let token = ask(machine, case);
 
-    let mut after = vec![0; WINDOW as usize];
+    let mut after = [0; WINDOW as usize];
     ram.read(PhysAddr(layout.data), &mut after);
-    let data = before.iter().zip(&after).enumerate().filter(|(_, (before, after))| before != after);
-    let data = data.map(|(offset, (_, after))| (offset as u64, *after)).collect();
-    let tables = words.into_iter().filter_map(|(at, before)| {
-        let after = ram.load64(PhysAddr(at));
-        (after != before).then_some((at, after))
+    let mut data = BTreeMap::new();
+    if after != pattern {
+        let changed = pattern.iter().zip(&after).enumerate().filter(|(_, (before, after))| before != after);
+        data.extend(changed.map(|(offset, (_, after))| (offset as u64, *after)));
+        ram.write(PhysAddr(layout.data), pattern);
+    }
+    let changed = tables.words.iter().filter_map(|word| {
+        let after = ram.load64(PhysAddr(word.at));
+        (after != tables.value(word.at)).then_some((word.at, after))
     });
-    Outcome { token, fault: take_fault(machine, unit), data, tables: tables.collect() }
+    let outcome = Outcome { token, fault: take_fault(machine, unit), data, tables: changed.collect() };
+    outcome.without_open_flags(refused, |at| tables.value(at))
+}
+
+/// Accessed and extended accessed flags of both stages.
+const ACCESSED: u64 = 1 << 5 | 1 << 8 | 1 << 10;
+
+impl Outcome {
+    /// Leave out of the tables what does not count.
+    fn without_open_flags(mut self, refused: bool, before: impl Fn(u64) -> u64) -> Self {
+        if refused {
+            self.tables.retain(|at, after| (before(*at) ^ *after) & !ACCESSED != 0);
+            for after in self.tables.values_mut() {
+                *after &= !ACCESSED;
+            }
+        }
+        self
+    }
 }
 
 const CAP: u64 = 0x8;
@@ -201,7 +226,14 @@ pub fn unit<M: Machine>(machine: &M, haw: u32) -> Unit {
     Unit { cap: machine.read64(CAP), ecap: machine.read64(ECAP), haw }
 }
 
-/// Set the root table and let nothing remain of an earlier one. Translation is on afterwards.
+/// Put translation in force, with a root table that has no meaning yet.
+pub fn enable<M: Machine>(machine: &M) {
+    machine.write32(GCMD, GCMD_SRTP);
+    machine.write32(GCMD, GCMD_TE);
+}
+
+/// Set the root table and let nothing remain of an earlier one (QEMU always forgets; others with CAP.ESRTPS). Translation is
+/// in force before and afterwards.
 pub fn set_root<M: Machine>(machine: &M, root: u64) {
     machine.write64(RTADDR, root);
     machine.write32(GCMD, GCMD_TE | GCMD_SRTP);

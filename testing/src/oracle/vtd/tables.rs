@@ -51,6 +51,8 @@ pub struct Shape {
     pub leaf: u8,
     /// Whether the second stage sets flags (SSADE), and the first the extended one (EAFE).
     pub flags: bool,
+    /// Whether page walks snoop (PWSNP), without which no flag can be set.
+    pub snoop: bool,
     /// Who asks: bus in bits 15:8, device and function below.
     pub requester_id: u16,
     /// PASID, where the request carries one.
@@ -101,6 +103,14 @@ pub struct Tables {
     pub root: u64,
     /// Every word that is not zero before the changes, and others that matter.
     pub words: Vec<Word>,
+}
+
+impl Tables {
+    /// What a word holds that is part of them. A case may name one twice; the last counts.
+    #[must_use]
+    pub fn value(&self, at: u64) -> u64 {
+        self.words.iter().rfind(|word| word.at == at).map_or(0, |word| word.value)
+    }
 }
 
 /// Where tables lie, and where what they map lies.
@@ -197,7 +207,7 @@ impl Shape {
         let mut builder = Builder { layout, words: Vec::new() };
         let root = builder.page(0);
         let (bus, devfn) = (u64::from(self.requester_id >> 8), u64::from(self.requester_id & 0xff));
-        let aw = u64::from(self.second_levels) - 2;
+        let aw = u64::from(self.second_levels - 2);
         let domain = 5;
         if self.kind.is_scalable() {
             let context = builder.page(1);
@@ -227,7 +237,7 @@ impl Shape {
                 word0 |= u64::from(self.flags) << 9;
             }
             builder.put("PASID table entry, word 0", at, word0 | kind << 6 | 1);
-            builder.put("PASID table entry, word 1", at + 8, domain);
+            builder.put("PASID table entry, word 1", at + 8, u64::from(self.snoop) << 23 | domain);
             builder.put("PASID table entry, word 2", at + 16, word2);
             for (word, name) in (3..).zip([
                 "PASID table entry, word 3",
@@ -357,7 +367,7 @@ fn random_flip(value: u64, random: &mut impl Rng) -> u64 {
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Shape { kind, first_levels, second_levels, leaf, flags, requester_id, pasid, address } =
+        let Shape { kind, first_levels, second_levels, leaf, flags, snoop, requester_id, pasid, address } =
             self.shape;
         write!(f, "{kind:?}: requester {requester_id:#06x}")?;
         if let Some(pasid) = pasid {
@@ -369,11 +379,9 @@ impl fmt::Display for Case {
         if kind.has_second() {
             write!(f, ", second stage of {second_levels} levels")?;
         }
-        writeln!(
-            f,
-            ", {address:#x} mapped with a leaf at level {leaf}{}",
-            if flags { ", flags on" } else { "" }
-        )?;
+        let flags = if flags { ", flags on" } else { "" };
+        let snoop = if snoop || !kind.is_scalable() { "" } else { ", no snoop" };
+        writeln!(f, ", {address:#x} mapped with a leaf at level {leaf}{flags}{snoop}")?;
         let layout = Layout { tables: 0x80_0000, data: 0x20_0000 };
         let before = self.shape.tables(layout).words;
         for change in &self.changes {
