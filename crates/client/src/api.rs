@@ -553,6 +553,12 @@ message! {
         /// Their bytes.
         bytes: u64,
     }
+    /// Parameters of `Introduce`.
+    #[serde(deny_unknown_fields)]
+    Introduce {
+        /// Name of a configuration.
+        client: String,
+    }
     /// Parameters of `Allow`.
     #[serde(deny_unknown_fields)]
     Allow {

@@ -35,9 +35,9 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use api::{
     Allow, Attach, Attached, Claimed, ClientInfo, Clients, Device, Devices, Faults, Follow, Followed,
-    Granted, Grants, Group, Groups, INTERFACE, ListFaults, ListGrants, MESSAGE_LIMIT, Map, MapReply,
-    MapRequest, Memory, MemoryNumber, Named, Names, Nothing, Range, Region, Regions, Release, Removed,
-    Revoke, Selection, SpaceNumber, Statistics, Status, Unit, Units, Unmap,
+    Granted, Grants, Group, Groups, INTERFACE, Introduce, ListFaults, ListGrants, MESSAGE_LIMIT, Map,
+    MapReply, MapRequest, Memory, MemoryNumber, Named, Names, Nothing, Range, Region, Regions, Release,
+    Removed, Revoke, Selection, SpaceNumber, Statistics, Status, Unit, Units, Unmap,
 };
 use frame::{FrameError, Frames};
 
@@ -285,6 +285,12 @@ impl Client {
     #[allow(clippy::missing_errors_doc)]
     pub fn reserved(&mut self, device: &str) -> Result<Vec<Region>, Error> {
         Ok(self.call::<_, Regions>("ListReserved", &Named { device: device.into() })?.regions)
+    }
+
+    /// Acts under the configuration of that name, if it fits; before anything else.
+    #[allow(clippy::missing_errors_doc)]
+    pub fn introduce(&mut self, client: &str) -> Result<(), Error> {
+        self.call("Introduce", &Introduce { client: client.into() }).map(|Nothing {}| ())
     }
 
     /// Has devices, with everything in their groups; each with its descriptor where it has one.

@@ -2,7 +2,8 @@
 //! granted, blocks all else, and records it.
 //!
 //! [`inventory`] says what there is, [`core`] decides, [`backend`] says what the hardware is asked to do, [`violation`] what it
-//! refuses; [`kernel_log`] reads what the kernel's own drivers refused, [`host`] what there is on a host, and [`inspect`] judges it.
+//! refuses, [`journal`] records that; [`vfio`] is a Linux host's back end, and [`service`] is the core behind a socket.
+//! [`kernel_log`] reads what the kernel's own drivers refused, [`host`] what there is on a host, and [`inspect`] judges it.
 #![deny(unsafe_code)]
 
 pub mod backend;
@@ -10,7 +11,9 @@ pub mod core;
 pub mod host;
 pub mod inspect;
 pub mod inventory;
+pub mod journal;
 pub mod kernel_log;
+pub mod service;
 pub mod vfio;
 pub mod violation;
 

@@ -1,0 +1,297 @@
+//! The service: the core behind a socket.
+//!
+//! | file | is |
+//! | --- | --- |
+//! | `listen` | the socket, from systemd or of its own, and the loop that accepts |
+//! | `connection` | one connection, from its first byte to the release of what its client had |
+//! | `calls` | one call: from its text to its answer |
+//! | `lists` | everything that can be listed |
+//! | `message` | from the core's words to the interface's |
+//! | `memory` | descriptors that clients bring |
+//! | `policies` | from a peer's credentials to what it was given |
+//! | `budget` | what one user can occupy |
+//! | `systemd` | readiness, watchdog, descriptors that outlive the process |
+
+mod budget;
+mod calls;
+mod connection;
+mod listen;
+mod lists;
+mod memory;
+mod message;
+mod policies;
+mod systemd;
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError, RwLock},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use portcullis_client::api;
+use tokio::sync::{Notify, broadcast};
+
+use crate::{
+    core::{ClientId, Core, Event, Policy, Refusal},
+    journal::{Attributions, Disk, Journal, Reader, Record, Seen},
+};
+use connection::Told;
+
+pub use listen::{Ended, serve};
+pub use memory::{BadMemory, Sealed};
+pub use message::{fault_message, reason};
+pub use policies::{Peer, Policies, Who};
+pub use systemd::Inherited;
+
+/// Events that wait for one who follows before some are left out.
+const FOLLOWED: usize = 4096;
+
+/// How the service runs.
+#[derive(Debug)]
+pub struct Settings {
+    /// Where it listens, unless systemd passes a socket.
+    pub socket: PathBuf,
+    /// Permission bits of that socket.
+    pub socket_mode: u32,
+    /// Who is given what.
+    pub policies: Policies,
+    /// What a person should know; shown at start and in `status`.
+    pub warnings: Vec<String>,
+    /// Records of violations that are kept in memory.
+    pub journal: usize,
+    /// And on disk.
+    pub disk: Option<Disk>,
+    /// Connections that one user may have.
+    pub connections: usize,
+}
+
+/// One connection's client.
+#[derive(Debug)]
+struct Session {
+    peer: Peer,
+    policy: Arc<Policy>,
+    operator: bool,
+    /// Its number in the core, from the first call that needs one.
+    client: Option<ClientId>,
+}
+
+/// The service, on one thread; the core and the journal are shared with the thread that reads violations.
+struct Service {
+    core: Arc<Mutex<Core>>,
+    journal: Arc<Mutex<Journal>>,
+    attributions: Arc<RwLock<Arc<Attributions>>>,
+    /// For which state of the core the attributions were made.
+    attributed: Cell<u64>,
+    followers: broadcast::Sender<Told>,
+    policies: Policies,
+    warnings: Vec<String>,
+    started: u64,
+    calls: Cell<u64>,
+    peers: RefCell<BTreeMap<ClientId, Peer>>,
+    budget: budget::Budget,
+    /// Told when everything was blocked.
+    blocked: Arc<Notify>,
+}
+
+pub(crate) fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl Service {
+    /// Puts a core into service; its violations are read from now on.
+    fn new(mut core: Core, settings: Settings) -> Self {
+        let source = core.violations();
+        let attributions = Arc::new(RwLock::new(Arc::new(Attributions::of(&core))));
+        let service = Self {
+            attributed: Cell::new(core.holders_changed()),
+            core: Arc::new(Mutex::new(core)),
+            journal: Arc::new(Mutex::new(Journal::new(settings.journal))),
+            attributions,
+            followers: broadcast::channel(FOLLOWED).0,
+            policies: settings.policies,
+            warnings: settings.warnings,
+            started: now(),
+            calls: Cell::new(0),
+            peers: RefCell::default(),
+            budget: budget::Budget::new(settings.connections),
+            blocked: Arc::new(Notify::new()),
+        };
+        if let Some(source) = source {
+            let reader = Reader {
+                source,
+                journal: service.journal.clone(),
+                attributions: service.attributions.clone(),
+                core: service.core.clone(),
+                seen: Box::new(Teller { followers: service.followers.clone(), last: 0, told: 0 }),
+                disk: settings.disk,
+            };
+            let (core, blocked) = (service.core.clone(), service.blocked.clone());
+            let read = move || {
+                if let Err(why) = reader.run() {
+                    let why = format!("violations can no longer be read: {why}");
+                    core.lock().unwrap_or_else(PoisonError::into_inner).enter_safe_state(why);
+                    blocked.notify_one();
+                }
+            };
+            let spawned = std::thread::Builder::new().name("violations".into()).spawn(read);
+            if let Err(error) = spawned {
+                service.core().enter_safe_state(format!("no thread for violations: {error}"));
+            }
+        }
+        service
+    }
+
+    fn session(&self, peer: Peer) -> Session {
+        Session {
+            peer,
+            policy: self.policies.of(&peer),
+            operator: self.policies.is_operator(&peer),
+            client: None,
+        }
+    }
+
+    /// The connection's number in the core; those that only look need none.
+    fn client(&self, session: &mut Session) -> Result<ClientId, Refusal> {
+        if let Some(client) = session.client {
+            return Ok(client);
+        }
+        let client = self.core().connect(session.policy.clone())?;
+        session.client = Some(client);
+        self.peers.borrow_mut().insert(client, session.peer);
+        Ok(client)
+    }
+
+    fn introduce(&self, session: &mut Session, name: &str) -> Result<(), Refusal> {
+        if session.client.is_some() {
+            let what = "your name".into();
+            return Err(Refusal::InUse {
+                what,
+                by: "what you already asked for; introduce yourself first".into(),
+            });
+        }
+        let refused = || Refusal::NotPermitted {
+            client: session.policy.name.clone(),
+            what: format!("the name {name}"),
+            why: "no configuration of that name fits your user".into(),
+        };
+        session.policy = self.policies.named(&session.peer, name).ok_or_else(refused)?;
+        Ok(())
+    }
+
+    /// Releases what a connection's client had.
+    fn goodbye(&self, session: &Session) {
+        if let Some(client) = session.client {
+            self.core().disconnect(client);
+            self.peers.borrow_mut().remove(&client);
+            self.publish();
+        }
+    }
+
+    /// Makes known what the core did since the last call.
+    fn publish(&self) {
+        let (events, changed, attributions) = {
+            let mut core = self.core();
+            let changed = core.holders_changed();
+            let attributions = (changed != self.attributed.get()).then(|| Attributions::of(&core));
+            (core.take_events(), changed, attributions)
+        };
+        if let Some(attributions) = attributions {
+            *self.attributions.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(attributions);
+            self.attributed.set(changed);
+        }
+        let time = now();
+        for event in events {
+            log(&event);
+            if matches!(event, Event::SafeState(_)) {
+                self.blocked.notify_one();
+            }
+            if self.followers.receiver_count() > 0 {
+                let event = message::event(time, &event);
+                let client = event.client.as_deref().map(Into::into);
+                let said = api::Followed { event: Some(event), ..api::Followed::default() };
+                let _ = self.followers.send(Told { said, client });
+            }
+        }
+    }
+}
+
+/// To the journal of the system, with its fields.
+fn log(event: &Event) {
+    match event {
+        Event::ClientCame { client, name } => tracing::info!(CLIENT = name, ID = client.0, "client came"),
+        Event::ClientLeft { client, name } => tracing::info!(CLIENT = name, ID = client.0, "client left"),
+        Event::Claimed { client, devices } => {
+            tracing::info!(CLIENT = client, DEVICES = devices.join(" "), "claimed");
+        }
+        Event::Released { client, devices } => {
+            tracing::info!(CLIENT = client, DEVICES = devices.join(" "), "released");
+        }
+        Event::Attached { client, space, devices } => {
+            tracing::info!(CLIENT = client, SPACE = space, DEVICES = devices.join(" "), "attached");
+        }
+        Event::Detached { client, space, devices } => {
+            tracing::info!(CLIENT = client, SPACE = space, DEVICES = devices.join(" "), "detached");
+        }
+        Event::Granted { client, space, mappings, bytes } => {
+            tracing::debug!(CLIENT = client, SPACE = space, MAPPINGS = mappings, BYTES = bytes, "granted");
+        }
+        Event::Revoked { client, space, mappings, bytes } => {
+            tracing::debug!(CLIENT = client, SPACE = space, MAPPINGS = mappings, BYTES = bytes, "revoked");
+        }
+        Event::Appeared { device } => tracing::info!(DEVICES = device, "device appeared, blocked"),
+        Event::Disappeared { device } => tracing::warn!(DEVICES = device, "device disappeared"),
+        Event::Warning(text) => tracing::warn!("{text}"),
+        Event::SafeState(why) => tracing::error!("everything is blocked: {why}"),
+    }
+}
+
+/// Tells those who follow of violations, and the system's journal of some.
+struct Teller {
+    followers: broadcast::Sender<Told>,
+    /// Second in which the last was logged, and how many were in it.
+    last: u64,
+    told: u32,
+}
+
+/// Violations a second that go to the system's journal; all are in ours.
+const LOGGED: u32 = 10;
+
+impl Seen for Teller {
+    fn seen(&mut self, records: &[Record], more: u64) {
+        let second = now() / 1_000_000_000;
+        if second != self.last {
+            (self.last, self.told) = (second, 0);
+        }
+        let follow = self.followers.receiver_count() > 0;
+        for record in records {
+            if self.told >= LOGGED && !follow {
+                break;
+            }
+            let fault = fault_message(record);
+            if self.told < LOGGED {
+                self.told += 1;
+                tracing::warn!(
+                    DEVICES = fault.devices.join(" "),
+                    CLIENT = fault.client.as_deref().unwrap_or(""),
+                    ADDRESS = format!("{:#x}", fault.address),
+                    ACCESS = fault.access.to_string(),
+                    REASON = fault.reason,
+                    REQUESTER = fault.requester,
+                    "refused"
+                );
+            }
+            if follow {
+                let client = fault.client.as_deref().map(Into::into);
+                let said = api::Followed { fault: Some(fault), ..api::Followed::default() };
+                let _ = self.followers.send(Told { said, client });
+            }
+        }
+        if more != 0 && follow {
+            let said = api::Followed { missed: Some(more), ..api::Followed::default() };
+            let _ = self.followers.send(Told { said, client: None });
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! What systemd passes and is told: the socket, readiness, the watchdog, descriptors that outlive the process.
+//!
+//! Without systemd all of it does nothing.
+#![allow(unsafe_code)]
+
+use std::{
+    os::{
+        fd::{FromRawFd, OwnedFd},
+        unix::net::UnixListener,
+    },
+    time::Duration,
+};
+
+use sd_notify::NotifyState;
+
+use super::Service;
+
+/// Name of the socket in a unit file's `FileDescriptorName=`, and what systemd calls it without one.
+const SOCKET_NAMES: [&str; 2] = ["varlink", "portcullis.socket"];
+
+/// What an earlier process or systemd left for this one.
+#[derive(Debug, Default)]
+pub struct Inherited {
+    /// The socket to listen on.
+    pub socket: Option<UnixListener>,
+    /// Descriptors that a former process kept, with their names, for the back end.
+    pub kept: Vec<(String, OwnedFd)>,
+}
+
+impl Inherited {
+    /// Takes what was passed to this process. To be called once, before anything else opens descriptors by number.
+    #[must_use]
+    pub fn take() -> Self {
+        let mut inherited = Self::default();
+        let Ok(descriptors) = sd_notify::listen_fds_with_names() else { return inherited };
+        for (raw, name) in descriptors {
+            // SAFETY: systemd passed this descriptor to this process alone (`listen_fds` compared the process number), and
+            // nobody else takes it: this runs once, at start.
+            let descriptor = unsafe { OwnedFd::from_raw_fd(raw) };
+            if SOCKET_NAMES.contains(&name.as_str()) || name == "unknown" {
+                inherited.socket.get_or_insert_with(|| descriptor.into());
+            } else {
+                inherited.kept.push((name, descriptor));
+            }
+        }
+        inherited
+    }
+}
+
+fn tell(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "systemd was not told");
+    }
+}
+
+pub(super) fn ready() {
+    tell(&[NotifyState::Ready, NotifyState::MainPid(std::process::id())]);
+}
+
+pub(super) fn stopping() {
+    tell(&[NotifyState::Stopping]);
+}
+
+/// Leaves the back end's descriptors with systemd, so that devices stay blocked by them over a crash.
+pub(super) fn keep(service: &Service) {
+    let core = service.core();
+    for (name, descriptor) in core.backend().keep() {
+        let states = [NotifyState::FdStore, NotifyState::FdName(&name)];
+        if let Err(error) = sd_notify::notify_with_fds(&states, &[descriptor]) {
+            tracing::warn!(%error, name, "not kept over a restart");
+        }
+    }
+}
+
+/// The watchdog's clock; never due where nobody watches and the back end has nothing to report by itself.
+pub(super) struct Watchdog(Option<tokio::time::Interval>);
+
+pub(super) fn watchdog() -> Watchdog {
+    // Half the time, as sd_watchdog_enabled(3) says.
+    Watchdog(
+        sd_notify::watchdog_enabled()
+            .map(|time| tokio::time::interval((time / 2).max(Duration::from_millis(1)))),
+    )
+}
+
+impl Watchdog {
+    pub(super) async fn due(&mut self) {
+        match &mut self.0 {
+            Some(interval) => _ = interval.tick().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    pub(super) fn alive(&self) {
+        tell(&[NotifyState::Watchdog]);
+    }
+}
