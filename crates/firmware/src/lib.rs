@@ -10,6 +10,7 @@
 extern crate alloc;
 
 pub mod acpi;
+pub mod devicetree;
 pub mod groups;
 pub mod topology;
 pub mod user;

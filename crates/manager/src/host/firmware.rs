@@ -1,7 +1,7 @@
-//! What firmware left for the kernel: ACPI tables, or a devicetree.
+//! What firmware left for the kernel: ACPI tables, or a devicetree where there are none.
 
 use portcullis_firmware::{
-    acpi,
+    acpi, devicetree,
     topology::{Signature, Topology},
 };
 use serde::Serialize;
@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::root::Root;
 
 const TABLES: &str = "/sys/firmware/acpi/tables";
+const DEVICETREE: &str = "/sys/firmware/fdt";
 
 /// Firmware's statements.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
@@ -37,6 +38,14 @@ pub(super) fn read(root: &Root) -> Firmware {
                 Some(bytes) => firmware.topology.append(acpi::topology(&bytes)),
                 None => firmware.unreadable.push(name.clone()),
             }
+        }
+    }
+    // A machine with ACPI may have a devicetree too, made by its boot loader, which the kernel then ignores.
+    if !firmware.acpi && root.exists(DEVICETREE) {
+        firmware.tables.push("devicetree".to_owned());
+        match root.bytes(DEVICETREE) {
+            Some(bytes) => firmware.topology.append(devicetree::topology(&bytes)),
+            None => firmware.unreadable.push("devicetree".to_owned()),
         }
     }
     firmware

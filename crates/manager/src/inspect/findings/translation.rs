@@ -26,7 +26,8 @@ fn none(host: &Host) -> Finding {
                    whoever controls it, can read and change everything. No device can be given to a guest safely.";
     let stated = &host.firmware.topology.units;
     let empty = "empty: the kernel drives no unit";
-    if !stated.is_empty() || !host.firmware.unreadable.is_empty() {
+    let unread = host.firmware.unreadable.iter().any(|table| table != "devicetree");
+    if !stated.is_empty() || unread {
         let amd = host.firmware.tables.iter().any(|table| table.starts_with("IVRS"));
         let mut finding = Finding::new(
             FindingCode::IommuOff,
