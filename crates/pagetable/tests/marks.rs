@@ -4,9 +4,13 @@ mod common;
 
 use common::Arena;
 use portcullis_pagetable::format::{AmdV1, ArmStage1, ArmStage2, Riscv, VtdSecondStage, X86};
-use portcullis_pagetable::{Attributes, Format, Gather, Map, PageTable, Rights, Split, TableMemory};
+use portcullis_pagetable::{
+    Attributes, Entry, Flags, Format, Gather, Map, PageTable, Rights, Split, TableAllocator, TableMemory,
+};
 use portcullis_spec::{Access, Granule, Iova, PhysAddr};
+use std::cell::Cell;
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 const M: u64 = 1 << 20;
@@ -131,6 +135,153 @@ fn marks_survive_a_split_and_a_change_of_permissions() {
         "which of the small pages was written is not known: all are"
     );
     assert!(!table.query(Iova(0x1000)).unwrap().unwrap().attributes.rights.contains(Rights::WRITE));
+}
+
+/// An arena whose unit marks an entry, with `marks`, just before software writes it for the first time.
+struct Meddling<'a, F> {
+    arena: &'a Arena,
+    format: F,
+    /// The entry, its level, and how it is marked.
+    at: Cell<Option<(PhysAddr, u8, Mark<F>)>>,
+}
+
+type Mark<F> = fn(&F, u8, u64) -> u64;
+
+impl<F: Format> Meddling<'_, F> {
+    fn meddle(&self, at: PhysAddr) {
+        if let Some((entry, level, mark)) = self.at.get()
+            && entry == at
+        {
+            self.at.set(None);
+            let Ok(raw) = self.arena.load(at);
+            let Ok(()) = self.arena.store(at, mark(&self.format, level, raw));
+        }
+    }
+}
+
+impl<F: Format> TableMemory for Meddling<'_, F> {
+    type Error = Infallible;
+
+    fn load(&self, at: PhysAddr) -> Result<u64, Infallible> {
+        self.arena.load(at)
+    }
+
+    fn store(&self, at: PhysAddr, entry: u64) -> Result<(), Infallible> {
+        self.meddle(at);
+        self.arena.store(at, entry)
+    }
+
+    fn compare_exchange(&self, at: PhysAddr, expected: u64, new: u64) -> Result<u64, Infallible> {
+        self.meddle(at);
+        self.arena.compare_exchange(at, expected, new)
+    }
+}
+
+impl<F: Format> TableAllocator for Meddling<'_, F> {
+    fn allocate(&self, size_log2: u8) -> Option<PhysAddr> {
+        self.arena.allocate(size_log2)
+    }
+
+    fn free(&self, table: PhysAddr, size_log2: u8) {
+        self.arena.free(table, size_log2);
+    }
+}
+
+/// Maps `size` bytes at 0, unmarked, and lets the unit mark the entry for `iova` in the middle of `operation`. Returns the marks of
+/// every page after.
+fn meddled<F: Format>(
+    format: F,
+    size: u64,
+    iova: u64,
+    mark: Mark<F>,
+    operation: impl FnOnce(&PageTable<F, &Meddling<'_, F>>),
+) -> Vec<(u64, Flags)> {
+    let arena = Arena::new(1 << 20);
+    let memory = Meddling { arena: &arena, format, at: Cell::new(None) };
+    let table = PageTable::new(format, &memory).unwrap();
+    let unmarked = Attributes { flags: Flags::empty(), ..clean() };
+    table.map(&Map::new(Iova(0), PhysAddr(0), size, unmarked), &mut Gather::new()).unwrap();
+    let leaf = *table.walk(Iova(iova)).steps().last().unwrap();
+    memory.at.set(Some((leaf.at, leaf.level, mark)));
+    operation(&table);
+    assert!(memory.at.get().is_none(), "the entry was written");
+    let mut marks = Vec::new();
+    for iova in (0..size).step_by(0x1000) {
+        let walk = table.walk(Iova(iova));
+        if let Some(leaf) = walk.steps().last()
+            && let Entry::Leaf(found) = format.decode(leaf.level, leaf.raw)
+        {
+            marks.push((iova, found.attributes.flags));
+        }
+    }
+    marks
+}
+
+fn dirtied<F: Format>(format: &F, level: u8, raw: u64) -> u64 {
+    format.with_dirty(level, raw)
+}
+
+fn accessed<F: Format>(format: &F, level: u8, raw: u64) -> u64 {
+    format.with_accessed(level, raw)
+}
+
+/// A mark that a unit sets between software's look at an entry and its write is kept, whatever software is about.
+#[test]
+fn marks_set_in_the_middle_of_a_change_are_kept() {
+    let all_dirty = |marks: &[(u64, Flags)]| marks.iter().all(|(_, flags)| flags.contains(Flags::DIRTY));
+    let unmap = |size: u64| {
+        move |table: &PageTable<_, &Meddling<'_, _>>| {
+            let mut gather = Gather::new();
+            assert_eq!(table.unmap(Iova(0), size, &mut Split::Exchange, &mut gather), Ok(size));
+        }
+    };
+    // A large page that is split.
+    let marks = meddled(X86::new(4), 2 * M, 0, dirtied, unmap(0x1000));
+    assert!(marks.len() == 511 && all_dirty(&marks));
+    // A run that is split: the one entry that was marked at least.
+    let amd = AmdV1 { accessed_dirty: true, ..AmdV1::new(4) };
+    for marked in [0x5000, 0xf000] {
+        let marks = meddled(amd, 0x1_0000, marked, dirtied, |table| {
+            let mut gather = Gather::new();
+            assert_eq!(table.unmap(Iova(0), 0x1000, &mut Split::Exchange, &mut gather), Ok(0x1000));
+        });
+        assert!(marks.contains(&(marked, Flags::DIRTY)), "{marks:x?}");
+    }
+    // Permissions that are taken away.
+    let marks = meddled(X86::new(4), 0x2000, 0x1000, dirtied, |table| {
+        let read = Rights::from_access(Access::READ | Access::EXECUTE);
+        let mut gather = Gather::new();
+        assert_eq!(table.protect(Iova(0), 0x2000, read, &mut Split::Refuse, &mut gather), Ok(0x2000));
+        assert_eq!(table.query(Iova(0x1000)).unwrap().unwrap().attributes.rights, read);
+    });
+    assert_eq!(marks, [(0, Flags::empty()), (0x1000, Flags::DIRTY)]);
+    // Dirty that is cleared, while accessed is set.
+    let marks = meddled(X86::new(4), 0x1000, 0, accessed, |table| {
+        let leaf = *table.walk(Iova(0)).steps().last().unwrap();
+        let Ok(()) = table.memory().arena.store(leaf.at, table.format().with_dirty(0, leaf.raw));
+        table.clear_dirty(Iova(0), 0x1000, &mut Gather::new(), |_, _| {}).unwrap();
+    });
+    assert_eq!(marks, [(0, Flags::ACCESSED)]);
+}
+
+/// Splitting a run keeps the mark of an entry that is not the one looked at.
+#[test]
+fn a_run_that_is_split_keeps_the_marks_of_all_its_entries() {
+    let arena = Arena::new(1 << 20);
+    let table = PageTable::new(AmdV1 { accessed_dirty: true, ..AmdV1::new(4) }, &arena).unwrap();
+    let mut gather = Gather::new();
+    table.map(&Map::new(Iova(0), PhysAddr(0), 0x1_0000, clean()), &mut gather).unwrap();
+    write(&table, 0x5000);
+    table.unmap(Iova(0x8000), 0x1000, &mut Split::Exchange, &mut gather).unwrap();
+    assert!(dirty(&table, 0, 0x1_0000).contains(&(0x5000, 12)));
+    let arm = ArmStage2::new(Granule::Size4K, 40, 48, 1).unwrap();
+    let table = PageTable::new(ArmStage2 { dirty: true, ..arm }, &arena).unwrap();
+    table.map(&Map::new(Iova(0), PhysAddr(0), 0x1_0000, clean()), &mut gather).unwrap();
+    write(&table, 0x5000);
+    let mut invalidate = |_, _| {};
+    let mut split = Split::BreakBeforeMake(&mut invalidate);
+    table.unmap(Iova(0x8000), 0x1000, &mut split, &mut gather).unwrap();
+    assert!(dirty(&table, 0, 0x1_0000).contains(&(0x5000, 12)));
 }
 
 /// A unit that writes while software reads and clears: each page that it wrote is reported, then or at the end.

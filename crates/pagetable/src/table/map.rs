@@ -175,18 +175,19 @@ impl<F: Format, M: TableMemory + TableAllocator> PageTable<F, M> {
     ) -> Result<(), Error<M::Error>> {
         let span_shift = self.format.span_shift(level);
         let at = entry(table, self.index(level, offset));
-        let attributes = &map.attributes;
+        // Copies, which what is written to memory cannot change: the loop below then computes little but addresses.
+        let (format, attributes) = (self.format, map.attributes);
         if count == 1 {
             if self.load(at)? != 0 {
                 self.make_empty(at, 1, level, offset, gather)?;
             }
-            return self.store(at, self.format.encode_leaf(level, shift, address, attributes));
+            return self.store(at, format.encode_leaf(level, shift, address, &attributes));
         }
         if self.memory.find_used(at, count as usize).map_err(Error::Memory)?.is_some() {
             self.make_empty(at, count, level, offset, gather)?;
         }
         let written = self.memory.store_run(at, count as usize, |step| {
-            self.format.encode_leaf(level, shift, address + ((step as u64) << span_shift), attributes)
+            format.encode_leaf(level, shift, address + ((step as u64) << span_shift), &attributes)
         });
         if let Err(error) = written {
             gather.add_range(self.iova(offset), self.iova(offset + ((count << span_shift) - 1)));

@@ -46,29 +46,35 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         let count = 1u64 << (found.leaf.run_shift - span_shift);
         let first = PhysAddr(found.at.0 - ((found.offset - page.first) >> span_shift) * 8);
         let address = found.leaf.address & !(page.last - page.first);
-        let mut flags = Flags::empty();
+        let encode = |index: u64, attributes: &Attributes| {
+            self.format.encode_leaf(found.level, shift, address + (index << span_shift), attributes)
+        };
+        let mut attributes = found.leaf.attributes;
         if let Split::BreakBeforeMake(invalidate) = split {
             for index in 0..count {
-                flags |= self.take(entry(first, index), found.level, page.first)?;
+                attributes.flags |= self.take(entry(first, index), found.level, page.first)?;
             }
             invalidate(self.iova(page.first), self.iova(page.last));
-        } else {
-            for index in 0..count {
-                let raw = self.load(entry(first, index))?;
-                if let Entry::Leaf(leaf) = self.decode(found.level, raw, page.first)? {
-                    flags |= leaf.attributes.flags;
+            let attributes = change(attributes);
+            let made =
+                self.memory.store_run(first, count as usize, |index| encode(index as u64, &attributes));
+            return made.map_err(Error::Memory);
+        }
+        for index in 0..count {
+            attributes.flags |= self.marks(self.load(entry(first, index))?, found.level, page.first)?;
+        }
+        for index in 0..count {
+            let at = entry(first, index);
+            let mut raw = self.load(at)?;
+            loop {
+                attributes.flags |= self.marks(raw, found.level, page.first)?;
+                match self.exchange(at, raw, encode(index, &change(attributes)))? {
+                    Ok(()) => break,
+                    Err(seen) => raw = seen,
                 }
             }
         }
-        let mut attributes = found.leaf.attributes;
-        attributes.flags |= flags;
-        let attributes = change(attributes);
-        self.memory
-            .store_run(first, count as usize, |index| {
-                let address = address + ((index as u64) << span_shift);
-                self.format.encode_leaf(found.level, shift, address, &attributes)
-            })
-            .map_err(Error::Memory)
+        Ok(())
     }
 
     /// Empties an entry; returns the marks that it had at last.
@@ -77,6 +83,10 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
         while let Err(seen) = self.exchange(at, raw, 0)? {
             raw = seen;
         }
+        self.marks(raw, level, offset)
+    }
+
+    fn marks(&self, raw: u64, level: u8, offset: u64) -> Result<Flags, Error<M::Error>> {
         Ok(match self.decode(level, raw, offset)? {
             Entry::Leaf(leaf) => leaf.attributes.flags,
             _ => Flags::empty(),
