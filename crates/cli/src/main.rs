@@ -5,6 +5,7 @@
 //! [`exit::Exit`].
 #![forbid(unsafe_code)]
 
+mod check;
 mod completions;
 mod decode;
 mod exit;
@@ -32,6 +33,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Check(check::Args),
     Inspect(inspect::Args),
     Decode(decode::Args),
     Completions(completions::Args),
@@ -40,6 +42,7 @@ enum Command {
 
 fn dispatch(command: Command, output: &mut Output) -> Result<Exit, Failure> {
     match command {
+        Command::Check(arguments) => check::run(&arguments, output),
         Command::Inspect(arguments) => inspect::run(&arguments, output),
         Command::Decode(arguments) => decode::run(&arguments, output),
         Command::Completions(arguments) => completions::run(&arguments, output),

@@ -7,6 +7,7 @@
 #![deny(unsafe_code)]
 
 pub mod backend;
+pub mod configuration;
 pub mod core;
 pub mod host;
 pub mod inspect;
