@@ -146,8 +146,9 @@ impl<'a, 't> Build<'a, 't> {
                 );
                 continue;
             };
-            let last =
-                first.checked_add(length.wrapping_sub(1)).filter(|last| length != 0 && *last <= 0xffff);
+            // QEMU writes entries that map nothing.
+            let Some(distance) = length.checked_sub(1) else { continue };
+            let last = first.checked_add(distance).filter(|last| *last <= 0xffff);
             let Some(last) = last else {
                 self.problem(
                     place,
