@@ -167,12 +167,8 @@ pub fn by_hand(mode: Mode) -> Result<Tally, Failure> {
         match replay(mode, &program)? {
             Ok(checks) => tally.checks += checks,
             Err(failed) => {
-                let step = program.get(failed.step).map_or_else(String::new, ToString::to_string);
-                let why = failed.why;
-                return Err(Failure::Difference(format!(
-                    "{mode:?}: {name}: step {}, {step}: {why}",
-                    failed.step
-                )));
+                let Failure::Difference(shortest) = explain(mode, program, &failed) else { continue };
+                return Err(Failure::Difference(format!("{name}: {shortest}")));
             }
         }
     }
