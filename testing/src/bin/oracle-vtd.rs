@@ -8,6 +8,5 @@ use portcullis_testing::oracle::vtd::run::run;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let Extent { cases, seed } = Extent::parse();
-    report("vtd", vtd::board(vtd::Mode::Legacy48).program, run(cases, seed))
+    report("vtd", vtd::board(vtd::Mode::Legacy48).program, run(Extent::parse()))
 }

@@ -10,9 +10,20 @@ pub struct Extent {
     /// Checks to make at least
     #[arg(long, default_value_t = 30_000)]
     pub cases: u64,
+    /// Random tables that the reference judges before our model alone, at least; four times the cases where not said
+    #[arg(long)]
+    pub by_reference: Option<u64>,
     /// Seed of the random ones
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
+}
+
+impl Extent {
+    /// How many cases the reference judges.
+    #[must_use]
+    pub fn judged(&self) -> u64 {
+        self.by_reference.unwrap_or(self.cases.saturating_mul(4))
+    }
 }
 
 /// Print what was found, and the exit status that says the same: 1 for a difference, 2 where nothing could be compared.

@@ -2,14 +2,17 @@
 
 use super::{model_tables, programs, qemu_tables};
 use crate::machine::vtd::Mode;
+use crate::oracle::report::Extent;
 use crate::oracle::{Failure, Tally};
 
-/// Run `cases` checks with QEMU, half of them steps of programs, half hand-made tables, shared between the modes; and four
-/// times as many hand-made tables before our model alone, in the shapes that QEMU has not.
+/// Run the checks with QEMU, half of them steps of programs, half hand-made tables, shared between the modes; and hand-made
+/// tables before our model alone, in the shapes that QEMU has not.
 ///
 /// # Errors
 /// The first failure, and what was compared until then.
-pub fn run(cases: u64, seed: u64) -> Result<Tally, (Tally, Failure)> {
+pub fn run(extent: Extent) -> Result<Tally, (Tally, Failure)> {
+    let Extent { cases, seed, .. } = extent;
+    let judged = extent.judged().div_ceil(2);
     let share = cases.div_ceil(2 * Mode::ALL.len() as u64);
     let jobs: Vec<Job> = Mode::ALL
         .into_iter()
@@ -19,8 +22,9 @@ pub fn run(cases: u64, seed: u64) -> Result<Tally, (Tally, Failure)> {
             let tables: Job = Box::new(move || qemu_tables::run(mode, share, seed));
             [by_hand, random, tables]
         })
-        .chain::<[Job; 3]>([
-            Box::new(move || model_tables::run(4 * cases, seed)),
+        .chain::<[Job; 4]>([
+            Box::new(move || model_tables::run(judged, seed)),
+            Box::new(move || model_tables::run(judged, !seed)),
             Box::new(qemu_tables::assert_departures),
             Box::new(programs::assert_departures),
         ])
