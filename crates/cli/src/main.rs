@@ -8,6 +8,7 @@
 mod check;
 mod completions;
 mod decode;
+mod demo;
 mod exit;
 mod inspect;
 mod man;
@@ -34,6 +35,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Check(check::Args),
+    Demo(demo::Args),
     Inspect(inspect::Args),
     Decode(decode::Args),
     Completions(completions::Args),
@@ -43,6 +45,7 @@ enum Command {
 fn dispatch(command: Command, output: &mut Output) -> Result<Exit, Failure> {
     match command {
         Command::Check(arguments) => check::run(&arguments, output),
+        Command::Demo(arguments) => demo::run(&arguments, output),
         Command::Inspect(arguments) => inspect::run(&arguments, output),
         Command::Decode(arguments) => decode::run(&arguments, output),
         Command::Completions(arguments) => completions::run(&arguments, output),

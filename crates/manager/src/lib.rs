@@ -2,13 +2,14 @@
 //! granted, blocks all else, and records it.
 //!
 //! [`inventory`] says what there is, [`core`] decides, [`backend`] says what the hardware is asked to do, [`violation`] what it
-//! refuses, [`journal`] records that; [`vfio`] is a Linux host's back end, and [`service`] is the core behind a socket.
+//! refuses, [`journal`] records that; [`vfio`] is a Linux host's back end, [`embedded`] a simulated one's platform, and [`service`] is the core behind a socket.
 //! [`kernel_log`] reads what the kernel's own drivers refused, [`host`] what there is on a host, and [`inspect`] judges it.
 #![deny(unsafe_code)]
 
 pub mod backend;
 pub mod configuration;
 pub mod core;
+pub mod embedded;
 pub mod host;
 pub mod inspect;
 pub mod inventory;

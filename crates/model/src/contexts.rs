@@ -28,6 +28,14 @@ pub struct Cached<N> {
     pub space: Option<Arc<Space>>,
 }
 
+impl<N> Cached<N> {
+    /// Whether this may be what a PASID's entry came to: a request without PASID that was refused before its PASID was
+    /// known may have met any.
+    fn has_pasid(&self, pasid: Pasid) -> bool {
+        self.resolved.pasid.is_none_or(|known| known == pasid)
+    }
+}
+
 /// The spaces of one unit, by what identifies them and by the tags that invalidations name.
 #[derive(Default)]
 struct Spaces {
@@ -139,8 +147,8 @@ impl<N> Contexts<N> {
         space
     }
 
-    /// Forgets contexts. What was blocked, and kept in caching mode, has no tags that count: it is forgotten by every
-    /// scope that names its requester or PASID, or a domain.
+    /// Forgets contexts. What was blocked, and kept in caching mode, has no tags that count, and of a request without PASID
+    /// possibly no PASID either: it is forgotten by every scope that might mean it.
     pub fn invalidate(&self, scope: &ContextScope) {
         let mut entries = self.entries_mut();
         match scope {
@@ -153,11 +161,12 @@ impl<N> Contexts<N> {
             ContextScope::Requester { requester, mask } => entries.retain(|(cached, _), _| {
                 !(same_kind(cached, requester) && (cached.index() ^ requester.index()) & !mask == 0)
             }),
-            ContextScope::Pasid(requester, pasid) => entries
-                .retain(|(cached, _), entry| !(cached == requester && entry.resolved.pasid == Some(*pasid))),
+            ContextScope::Pasid(requester, pasid) => {
+                entries.retain(|(cached, _), entry| !(cached == requester && entry.has_pasid(*pasid)));
+            }
             ContextScope::DomainPasid(domain, pasid) => entries.retain(|_, entry| {
                 let domain = tags(&entry.resolved.context).is_none_or(|tags| tags.domain == *domain);
-                let pasid = pasid.is_none_or(|pasid| entry.resolved.pasid == Some(pasid));
+                let pasid = pasid.is_none_or(|pasid| entry.has_pasid(pasid));
                 !(domain && pasid)
             }),
         }

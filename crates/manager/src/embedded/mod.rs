@@ -1,0 +1,257 @@
+//! The embedded platform: our driver over our model, in this process. It protects simulated memory, not the host.
+//!
+//! Devices are [`Engine`]s, whose DMA goes through the model; memory is what is given to [`Embedded::add_memory`].
+
+mod bus;
+mod platform;
+
+use std::fs::File;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use portcullis_driver::vtd::{self, Mode};
+use portcullis_driver::{FaultSignal, Unit, UnitError};
+use portcullis_model::vtd::config::{ConfigError, VtdConfig};
+use portcullis_model::vtd::{VtdPort, VtdUnit};
+use portcullis_model::{
+    AccessError, GuestMemory, InterruptSink, Message, NoInterrupts, OwnedMemory, VmMemory,
+};
+use portcullis_spec::{Iova, Pasid, PciAddress, PhysAddr};
+use rustix::mm::{MapFlags, ProtFlags};
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+
+pub use bus::Bus;
+pub use platform::{Host, VtdRegisters};
+
+/// The architecture's side of the driver, over the model's registers.
+pub type EmbeddedVtd = vtd::Vtd<VtdRegisters, Arc<Host>>;
+/// A domain of the embedded unit.
+pub type EmbeddedDomain = portcullis_driver::Domain<EmbeddedVtd>;
+
+/// Where the unit says that faults wait: an address of the interrupt range that no device's message carries, as the
+/// message also lacks a source.
+const FAULT_SIGNAL: FaultSignal = FaultSignal { address: 0xfee0_0000, data: 0 };
+
+/// Why the embedded platform could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum EmbeddedError {
+    /// The model's configuration contradicts itself.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The driver refuses the model.
+    #[error(transparent)]
+    Driver(#[from] portcullis_driver::Error),
+    /// No place in the simulated physical memory.
+    #[error("no place for {bytes} bytes in simulated physical memory")]
+    NoPlace {
+        /// How many were to be placed.
+        bytes: u64,
+    },
+    /// Memory could not be mapped into this process.
+    #[error("memory cannot be mapped: {0}")]
+    Map(String),
+}
+
+impl From<UnitError> for EmbeddedError {
+    fn from(error: UnitError) -> Self {
+        Self::Driver(portcullis_driver::Error::Unit(error))
+    }
+}
+
+/// What the platform is to be like.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EmbeddedOptions {
+    /// The unit.
+    pub unit: VtdConfig,
+    /// The mode in which the driver uses it; the best that it has where not said.
+    pub mode: Option<Mode>,
+}
+
+impl Default for EmbeddedOptions {
+    /// A unit with everything that the model has.
+    fn default() -> Self {
+        Self { unit: VtdConfig::full(), mode: None }
+    }
+}
+
+/// Passes devices' messages on, and keeps the unit's own.
+struct Signals {
+    devices: Arc<dyn InterruptSink>,
+    faults: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl InterruptSink for Signals {
+    fn send(&self, message: Message) {
+        if message.source.is_some() {
+            return self.devices.send(message);
+        }
+        *self.faults.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.changed.notify_all();
+    }
+}
+
+/// One unit with everything behind it. Every device is blocked until it is attached.
+pub struct Embedded {
+    bus: Arc<Bus>,
+    model: VtdUnit,
+    unit: Unit<EmbeddedVtd>,
+    signals: Arc<Signals>,
+}
+
+impl Embedded {
+    /// A platform whose devices' interrupts go nowhere.
+    ///
+    /// # Errors
+    /// [`EmbeddedError::Config`] or [`EmbeddedError::Driver`].
+    pub fn new(options: EmbeddedOptions) -> Result<Self, EmbeddedError> {
+        Self::with_interrupts(options, Arc::new(NoInterrupts))
+    }
+
+    /// A platform whose devices' interrupt messages go to `interrupts`.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_interrupts(
+        options: EmbeddedOptions,
+        interrupts: Arc<dyn InterruptSink>,
+    ) -> Result<Self, EmbeddedError> {
+        let bus = Arc::new(Bus::default());
+        let signals =
+            Arc::new(Signals { devices: interrupts, faults: Mutex::new(false), changed: Condvar::new() });
+        let segment = options.unit.segment;
+        let host_address_bits = options.unit.host_address_bits;
+        let model = VtdUnit::new(options.unit, bus.clone(), signals.clone())?;
+        let driver = vtd::Vtd::start(
+            VtdRegisters(model.clone()),
+            Arc::new(Host::new(bus.clone())),
+            vtd::Options { segment, host_address_bits, mode: options.mode, ..vtd::Options::default() },
+        )?;
+        let unit = Unit::new(driver);
+        unit.signal_faults(Some(FAULT_SIGNAL));
+        unit.enable()?;
+        Ok(Self { bus, model, unit, signals })
+    }
+
+    /// The unit: devices are added and attached here, domains made, faults read.
+    #[must_use]
+    pub const fn unit(&self) -> &Unit<EmbeddedVtd> {
+        &self.unit
+    }
+
+    /// The model that plays the unit.
+    #[must_use]
+    pub const fn model(&self) -> &VtdUnit {
+        &self.model
+    }
+
+    /// The simulated physical memory.
+    #[must_use]
+    pub const fn bus(&self) -> &Arc<Bus> {
+        &self.bus
+    }
+
+    /// Zeroed memory of the process's own; where it lies in simulated physical memory.
+    ///
+    /// # Errors
+    /// [`EmbeddedError::NoPlace`].
+    pub fn add_memory(&self, bytes: u64) -> Result<PhysAddr, EmbeddedError> {
+        let no_place = EmbeddedError::NoPlace { bytes };
+        let Ok(length) = usize::try_from(bytes) else { return Err(no_place) };
+        self.bus
+            .add(bytes, true, |place| {
+                Ok::<_, EmbeddedError>(Arc::new(OwnedMemory::at(place, length)) as Arc<dyn GuestMemory>)
+            })
+            .map_err(|error| error.unwrap_or(no_place))
+    }
+
+    /// A file's first `bytes` bytes, shared with whoever else has it; where they lie in simulated physical memory. The file must not
+    /// shrink meanwhile (a sealed memfd can't). Unless `writable`, no device writes to it, whatever a domain says.
+    ///
+    /// # Errors
+    /// [`EmbeddedError::NoPlace`], [`EmbeddedError::Map`].
+    pub fn add_file(&self, file: Arc<File>, bytes: u64, writable: bool) -> Result<PhysAddr, EmbeddedError> {
+        let no_place = EmbeddedError::NoPlace { bytes };
+        let Ok(length) = usize::try_from(bytes) else { return Err(no_place) };
+        let protection = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
+        let say = |error: &dyn std::fmt::Display| EmbeddedError::Map(error.to_string());
+        self.bus
+            .add(bytes, writable, |place| {
+                let mapping = MmapRegion::<()>::build(
+                    Some(FileOffset::from_arc(file, 0)),
+                    length,
+                    protection.bits() as i32,
+                    (MapFlags::SHARED | MapFlags::NORESERVE).bits() as i32,
+                )
+                .map_err(|error| say(&error))?;
+                let region = GuestRegionMmap::new(mapping, GuestAddress(place.0))
+                    .ok_or(EmbeddedError::NoPlace { bytes })?;
+                let memory = GuestMemoryMmap::from_regions(vec![region]).map_err(|error| say(&error))?;
+                Ok::<_, EmbeddedError>(Arc::new(VmMemory(memory)) as Arc<dyn GuestMemory>)
+            })
+            .map_err(|error| error.unwrap_or(no_place))
+    }
+
+    /// Takes memory out of the platform. No domain maps it any more.
+    pub fn remove_memory(&self, place: PhysAddr) {
+        self.bus.remove(place);
+    }
+
+    /// A device's DMA, with a PASID or none.
+    #[must_use]
+    pub fn engine(&self, device: PciAddress, pasid: Option<Pasid>) -> Engine {
+        Engine { port: self.model.port(device.requester_id, pasid) }
+    }
+
+    /// Waits until the unit has said that faults wait, at most `timeout`. Whether it has.
+    pub fn wait_for_faults(&self, timeout: Duration) -> bool {
+        let waiting = self.signals.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut waiting, _) = self
+            .signals
+            .changed
+            .wait_timeout_while(waiting, timeout, |waiting| !*waiting)
+            .unwrap_or_else(PoisonError::into_inner);
+        core::mem::take(&mut *waiting)
+    }
+}
+
+/// A simulated DMA engine: what a device does on its own.
+#[derive(Clone)]
+pub struct Engine {
+    port: VtdPort,
+}
+
+impl Engine {
+    /// Reads memory.
+    ///
+    /// # Errors
+    /// The first request that was refused or met no memory.
+    pub fn read(&self, address: Iova, buffer: &mut [u8]) -> Result<(), AccessError> {
+        self.port.read(address, buffer)
+    }
+
+    /// Writes memory, or, with 4 bytes to the interrupt range, sends a message.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn write(&self, address: Iova, bytes: &[u8]) -> Result<(), AccessError> {
+        self.port.write(address, bytes)
+    }
+
+    /// Reads `length` bytes and writes them elsewhere, a page at a time.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn copy(&self, from: Iova, to: Iova, length: u64) -> Result<(), AccessError> {
+        let mut buffer = [0; 4096];
+        let mut done = 0;
+        while done < length {
+            let count = (length - done).min(4096);
+            let piece = &mut buffer[..count as usize];
+            self.read(Iova(from.0.wrapping_add(done)), piece)?;
+            self.write(Iova(to.0.wrapping_add(done)), piece)?;
+            done += count;
+        }
+        Ok(())
+    }
+}
