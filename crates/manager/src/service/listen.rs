@@ -54,7 +54,7 @@ pub enum Ended {
 pub fn serve(
     core: Core,
     settings: Settings,
-    inherited: Inherited,
+    mut inherited: Inherited,
     ready: impl FnOnce(&Path) -> io::Result<()>,
 ) -> Result<(), Ended> {
     let system = |what| move |source| Ended::System { what, source };
@@ -62,7 +62,7 @@ pub fn serve(
     let runtime = runtime.map_err(system("cannot start"))?;
     let path = settings.socket.clone();
     let own = inherited.socket.is_none();
-    let listener = match inherited.socket {
+    let listener = match inherited.socket.take() {
         Some(listener) => listener,
         None => bind(&path, settings.socket_mode)?,
     };
@@ -70,6 +70,7 @@ pub fn serve(
     let ended = tokio::task::LocalSet::new().block_on(&runtime, async {
         let listener = UnixListener::from_std(listener).map_err(system("cannot listen"))?;
         let service = Rc::new(Service::new(core, settings));
+        systemd::remember(&service, &mut inherited);
         service.publish();
         systemd::keep(&service);
         ready(&path).map_err(system("cannot finish starting"))?;

@@ -24,7 +24,7 @@ mod systemd;
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError, RwLock},
     time::{SystemTime, UNIX_EPOCH},
@@ -90,6 +90,8 @@ struct Service {
     started: u64,
     calls: Cell<u64>,
     peers: RefCell<BTreeMap<ClientId, Peer>>,
+    /// Names of the descriptors that are left with systemd.
+    kept: RefCell<BTreeSet<String>>,
     budget: budget::Budget,
     /// Told when everything was blocked.
     blocked: Arc<Notify>,
@@ -116,6 +118,7 @@ impl Service {
             started: now(),
             calls: Cell::new(0),
             peers: RefCell::default(),
+            kept: RefCell::default(),
             budget: budget::Budget::new(settings.connections),
             blocked: Arc::new(Notify::new()),
         };
@@ -201,6 +204,7 @@ impl Service {
         if let Some(attributions) = attributions {
             *self.attributions.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(attributions);
             self.attributed.set(changed);
+            systemd::keep(self);
         }
         let time = now();
         for event in events {

@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 use std::{
+    collections::BTreeSet,
     os::{
         fd::{FromRawFd, OwnedFd},
         unix::net::UnixListener,
@@ -25,6 +26,8 @@ pub struct Inherited {
     pub socket: Option<UnixListener>,
     /// Descriptors that a former process kept, with their names, for the back end.
     pub kept: Vec<(String, OwnedFd)>,
+    /// Names of those descriptors, which systemd has until it is told to forget them.
+    names: BTreeSet<String>,
 }
 
 impl Inherited {
@@ -40,6 +43,7 @@ impl Inherited {
             if SOCKET_NAMES.contains(&name.as_str()) || name == "unknown" {
                 inherited.socket.get_or_insert_with(|| descriptor.into());
             } else {
+                inherited.names.insert(name.clone());
                 inherited.kept.push((name, descriptor));
             }
         }
@@ -61,14 +65,29 @@ pub(super) fn stopping() {
     tell(&[NotifyState::Stopping]);
 }
 
-/// Leaves the back end's descriptors with systemd, so that devices stay blocked by them over a crash.
+/// What systemd has for us from an earlier process.
+pub(super) fn remember(service: &Service, inherited: &mut Inherited) {
+    *service.kept.borrow_mut() = std::mem::take(&mut inherited.names);
+}
+
+/// Leaves the back end's descriptors with systemd, so that devices stay blocked by them over a crash, and takes back what the
+/// back end has let go of: a group of VFIO's that somebody keeps open cannot be claimed again.
 pub(super) fn keep(service: &Service) {
+    let mut kept = service.kept.borrow_mut();
     let core = service.core();
-    for (name, descriptor) in core.backend().keep() {
-        let states = [NotifyState::FdStore, NotifyState::FdName(&name)];
-        if let Err(error) = sd_notify::notify_with_fds(&states, &[descriptor]) {
-            tracing::warn!(%error, name, "not kept over a restart");
+    let now = core.backend().keep();
+    let mut gone = std::mem::take(&mut *kept);
+    for (name, descriptor) in now {
+        if !gone.remove(&name) {
+            let states = [NotifyState::FdStore, NotifyState::FdName(&name)];
+            if let Err(error) = sd_notify::notify_with_fds(&states, &[descriptor]) {
+                tracing::warn!(%error, name, "not kept over a restart");
+            }
         }
+        kept.insert(name);
+    }
+    for name in gone {
+        tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(&name)]);
     }
 }
 

@@ -114,7 +114,8 @@ impl Machine {
         put("-kernel", image.display().to_string());
         put("-initrd", initramfs.display().to_string());
         let command_line = [
-            "console=ttyS0 panic=-1",
+            // On a busy host the virtual timer may miss the moment in which the kernel tests it, and it panics.
+            "console=ttyS0 panic=-1 no_timer_check",
             self.iommu.kernel_options(),
             &self.kernel_options,
             &format!("portcullis.suite={suite} portcullis.machine={}", self.name()),

@@ -7,11 +7,14 @@
 mod bench;
 mod case;
 mod cases;
+mod client;
 mod edu;
 mod init;
 // The example that shows users how to drive a disk is what the cases drive theirs with.
 #[path = "../../../../crates/client/examples/nvme/driver.rs"]
 mod nvme;
+mod serve;
+mod supervisor;
 
 use anyhow::{Context, Result, bail};
 use std::process::ExitCode;
@@ -23,6 +26,9 @@ fn main() -> ExitCode {
         _ if std::process::id() == 1 => init::run(),
         ["case", suite, name] => run_case(suite, name),
         ["hold", ids] => cases::hold(ids),
+        ["client"] => client::run(),
+        ["launch", program @ ..] => supervisor::launch(program),
+        ["serve", accept, clients @ ..] => serve::run(accept, clients),
         _ => {
             Err(anyhow::anyhow!("portcullis-guest is the first process of a guest; see `cargo xtask guest`"))
         }

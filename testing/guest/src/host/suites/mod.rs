@@ -4,6 +4,7 @@
 mod boot;
 mod disk;
 mod inspect;
+mod manager;
 mod vfio;
 
 use crate::initramfs::Archive;
@@ -48,5 +49,5 @@ pub(crate) trait Suite {
 
 /// All suites.
 pub(crate) fn all() -> Vec<Box<dyn Suite>> {
-    vec![Box::new(boot::Boot), Box::new(inspect::Inspect), Box::new(vfio::Vfio)]
+    vec![Box::new(boot::Boot), Box::new(inspect::Inspect), Box::new(manager::Manager), Box::new(vfio::Vfio)]
 }

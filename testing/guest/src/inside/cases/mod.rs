@@ -2,6 +2,7 @@
 
 mod boot;
 mod inspect;
+mod manager;
 mod vfio;
 
 use crate::case::Case;
@@ -12,6 +13,7 @@ pub(crate) fn suite(name: &str) -> Option<&'static [Case]> {
     match name {
         "boot" => Some(boot::CASES),
         "inspect" => Some(inspect::CASES),
+        "manager" => Some(manager::CASES),
         "vfio" => Some(vfio::CASES),
         _ => None,
     }

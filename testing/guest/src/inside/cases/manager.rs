@@ -1,0 +1,439 @@
+//! The service on a real kernel: root's process and two unprivileged clients, one that drives the disk and one that drives `edu`.
+//!
+//! Expectations come from the kernel (sysfs, its log, `/proc`), from the devices themselves, and from the disk's image outside.
+
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use portcullis_client::Client;
+use portcullis_client::api::{Fault, ListFaults};
+use portcullis_guest::content;
+
+use crate::case::{Case, On, World};
+use crate::client::Remote;
+use crate::supervisor::{LOG, Supervisor};
+
+const fn case(name: &'static str, run: fn(&World) -> Result<()>) -> Case {
+    Case { name, seconds: 120, on: On::Every, run }
+}
+
+pub(crate) const CASES: &[Case] = &[
+    Case {
+        on: On::Only("amd"),
+        ..case("unsafe_interrupts_are_refused_until_accepted", unsafe_interrupts_are_refused_until_accepted)
+    },
+    case("service_says_what_it_guards", service_says_what_it_guards),
+    case("disk_is_read_and_written_through_grants", disk_is_read_and_written_through_grants),
+    case("edu_reaches_its_grants_and_nothing_else", edu_reaches_its_grants_and_nothing_else),
+    case("clients_reach_nothing_of_each_other", clients_reach_nothing_of_each_other),
+    case("memory_that_is_not_a_clients_is_refused", memory_that_is_not_a_clients_is_refused),
+    case("unmapped_is_gone_at_once", unmapped_is_gone_at_once),
+    case("killed_client_leaves_nothing_behind", killed_client_leaves_nothing_behind),
+    case(
+        "killed_service_widens_nothing_and_takes_up_again",
+        killed_service_widens_nothing_and_takes_up_again,
+    ),
+];
+
+/// Users of the clients; the third is nobody's.
+const DISK_USER: u32 = 1001;
+const EDU_USER: u32 = 1002;
+const STRANGER: u32 = 1003;
+/// Their names in the configuration.
+const DISK_CLIENT: &str = "storage";
+const EDU_CLIENT: &str = "lab";
+
+/// What one case needs: devices by name, and the service.
+struct Stage {
+    disk: String,
+    edu: String,
+    nic: String,
+    amd: bool,
+    supervisor: Supervisor,
+}
+
+/// The kernel's driver for VT-d writes ten lines in five seconds, two for each refusal.
+const CALM: Duration = Duration::from_secs(5);
+
+impl Stage {
+    fn set(world: &World) -> Result<Self> {
+        let mut stage = Self::without_service(world)?;
+        stage.start(true)?;
+        Ok(stage)
+    }
+
+    fn without_service(world: &World) -> Result<Self> {
+        let supervisor = Supervisor::new()?;
+        Ok(Self {
+            disk: function(0x1b36, 0x0010)?,
+            edu: function(0x1234, 0x11e8)?,
+            nic: function(0x8086, 0x10d3)?,
+            amd: world.machine.starts_with("amd"),
+            supervisor,
+        })
+    }
+
+    /// Starts the service; `accept` says whether its configuration accepts interrupts that are not isolated, where that is needed.
+    fn start(&mut self, accept: bool) -> Result<()> {
+        let accepted = if accept && self.amd { "ivhd0" } else { "" };
+        let disk = format!("{DISK_CLIENT}={DISK_USER}={}", self.disk);
+        let edu = format!("{EDU_CLIENT}={EDU_USER}={}", self.edu);
+        self.supervisor.start(&["/init", "serve", accepted, &disk, &edu])
+    }
+
+    /// The client that drives the disk: claimed, started, with a buffer of its own at `DISK_IOVA`.
+    fn storage(&self) -> Result<Remote> {
+        let mut client = Remote::start(DISK_USER)?;
+        client.ask(&format!("claim {}", self.disk))?;
+        let space = client.ask("space")?;
+        client.ask(&format!("attach {space} {}", self.disk))?;
+        let memory = client.ask(&format!("memory {}", crate::nvme::MEMORY))?;
+        client.ask(&format!("map {space} {memory} 0 {DISK_IOVA:#x} {} rw", crate::nvme::MEMORY))?;
+        let about = client.ask(&format!("disk start {} {memory} {DISK_IOVA:#x}", self.disk))?;
+        println!("{about}");
+        Ok(client)
+    }
+
+    /// The client that drives `edu`, with a megabyte at `EDU_IOVA`: the client, its space, its memory.
+    fn lab(&self) -> Result<(Remote, String, String)> {
+        let mut client = Remote::start(EDU_USER)?;
+        let (space, memory) = self.claim_edu(&mut client)?;
+        Ok((client, space, memory))
+    }
+
+    fn claim_edu(&self, client: &mut Remote) -> Result<(String, String)> {
+        client.ask(&format!("claim {}", self.edu))?;
+        let space = client.ask("space")?;
+        client.ask(&format!("attach {space} {}", self.edu))?;
+        let memory = client.ask("memory 1048576")?;
+        client.ask(&format!("map {space} {memory} 0 {EDU_IOVA:#x} 1048576 rw"))?;
+        client.ask(&format!("edu start {}", self.edu))?;
+        Ok((space, memory))
+    }
+
+    /// Violations of a client since `number`, waited for as long as the issue gives: a second.
+    fn faults(&self, client: &str, after: u64) -> Result<Vec<Fault>> {
+        let deadline = Instant::now() + Duration::from_secs(1);
+        let mut operator = Client::connect(None)?;
+        loop {
+            let listed = operator.faults(&ListFaults::default())?.faults;
+            let found: Vec<Fault> = listed
+                .into_iter()
+                .filter(|fault| fault.number > after && fault.client.as_deref() == Some(client))
+                .collect();
+            if !found.is_empty() || Instant::now() > deadline {
+                return Ok(found);
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// The number of the last violation.
+    fn last_fault(&self) -> Result<u64> {
+        let listed = Client::connect(None)?.faults(&ListFaults::default())?.faults;
+        Ok(listed.iter().map(|fault| fault.number).max().unwrap_or(0))
+    }
+
+    /// Has `client`'s device do what should be refused, and looks for it among the violations. QEMU 10.0's amd-iommu reports none.
+    fn refused_dma(
+        &self,
+        remote: &mut Remote,
+        command: &str,
+        client: &str,
+        device: &str,
+        address: u64,
+    ) -> Result<()> {
+        if !self.amd {
+            thread::sleep(CALM);
+        }
+        let before = self.last_fault()?;
+        println!("{command}: {:?}", remote.ask(command)?);
+        if self.amd {
+            return Ok(());
+        }
+        let faults = self.faults(client, before)?;
+        let there = faults.iter().find(|fault| fault.address & !0xfff == address);
+        let fault = there.with_context(|| format!("{command} is not among {faults:?}"))?;
+        ensure!(fault.devices == [device], "{fault:?}");
+        println!("{fault:?}");
+        Ok(())
+    }
+}
+
+const DISK_IOVA: u64 = 0x100_0000;
+const EDU_IOVA: u64 = 0x10_0000;
+
+/// The first function with these IDs, by its name in sysfs.
+fn function(vendor: u16, device: u16) -> Result<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/sys/bus/pci/devices")? {
+        let path = entry?.path();
+        let id = |file: &str| -> Result<u16> {
+            let text = fs::read_to_string(path.join(file))?;
+            Ok(u16::from_str_radix(text.trim().trim_start_matches("0x"), 16)?)
+        };
+        let alone = fs::read_dir(path.join("iommu_group/devices")).is_ok_and(|members| members.count() == 1);
+        if alone && id("vendor")? == vendor && id("device")? == device {
+            found.extend(path.file_name().map(|name| name.to_string_lossy().into_owned()));
+        }
+    }
+    found.sort();
+    found.into_iter().next().with_context(|| format!("no {vendor:04x}:{device:04x} stands alone"))
+}
+
+fn driver(name: &str) -> Option<String> {
+    let link = fs::read_link(format!("/sys/bus/pci/devices/{name}/driver")).ok()?;
+    Some(link.file_name()?.to_string_lossy().into_owned())
+}
+
+/// Bytes that are pinned for a process, in KiB.
+fn locked(process: u32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmLck:")).context("VmLck")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
+}
+
+fn eventually(what: &str, mut true_now: impl FnMut() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !true_now()? {
+        ensure!(
+            Instant::now() < deadline,
+            "{what} did not become true; the service said\n{}",
+            fs::read_to_string(LOG)?
+        );
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+fn unsafe_interrupts_are_refused_until_accepted(world: &World) -> Result<()> {
+    let mut stage = Stage::without_service(world)?;
+    stage.start(false)?;
+    let mut client = Remote::start(EDU_USER)?;
+    let refused = client.refused(&format!("claim {}", stage.edu))?;
+    ensure!(refused.name == "UnsafeInterrupts", "{refused:?}");
+    ensure!(driver(&stage.edu).is_none(), "it was taken all the same");
+    drop(client);
+    stage.supervisor.stop()?;
+    stage.start(true)?;
+    let (mut client, ..) = stage.lab()?;
+    client.ask(&format!("edu write {EDU_IOVA:#x}"))?;
+    Ok(())
+}
+
+fn service_says_what_it_guards(world: &World) -> Result<()> {
+    let stage = Stage::set(world)?;
+    let mut operator = Client::connect(None)?;
+    let status = operator.status()?;
+    ensure!(status.backend == "vfio" && !status.simulated && status.operator, "{status:?}");
+    let devices = operator.devices(None)?;
+    for name in [&stage.disk, &stage.edu, &stage.nic] {
+        let device = devices.iter().find(|device| device.name == *name).with_context(|| name.clone())?;
+        ensure!(device.driver == driver(name) && device.holder.is_none(), "{device:?}");
+        let group = fs::read_link(format!("/sys/bus/pci/devices/{name}/iommu_group"))?;
+        ensure!(group.ends_with(device.group.to_string()), "{device:?}");
+    }
+    let _client = stage.storage()?;
+    let devices = operator.devices(Some(&stage.disk))?;
+    ensure!(devices[0].holder.as_deref() == Some(DISK_CLIENT), "{devices:?}");
+    ensure!(
+        devices[0].driver.as_deref() == Some("nvme"),
+        "the driver that has it while no client does: {devices:?}"
+    );
+    Ok(())
+}
+
+fn disk_is_read_and_written_through_grants(world: &World) -> Result<()> {
+    let stage = Stage::set(world)?;
+    let mut client = stage.storage()?;
+    let sum = client.ask(&format!("disk sum 0 {}", content::PROBED))?;
+    println!("evidence {} {sum}", content::READ);
+    let written = 4096;
+    client.ask(&format!("disk change {written} {}", content::PROBED))?;
+    let sum = client.ask(&format!("disk sum {written} {}", content::PROBED))?;
+    let wanted = content::sum((written..written + content::PROBED).map(content::changed));
+    ensure!(sum == wanted, "what was written reads as {sum}");
+    println!("evidence {} {written}", content::WRITTEN);
+    let outside = DISK_IOVA + crate::nvme::MEMORY;
+    stage.refused_dma(&mut client, &format!("disk read-to {outside:#x}"), DISK_CLIENT, &stage.disk, outside)
+}
+
+/// Sixteen bytes that are put into a memory and brought elsewhere by DMA.
+const PATTERN: &str = "inside-the-grant";
+const NOTHING: &str = "................";
+
+fn edu_reaches_its_grants_and_nothing_else(world: &World) -> Result<()> {
+    let stage = Stage::set(world)?;
+    let (mut client, _, memory) = stage.lab()?;
+    client.ask(&format!("put {memory} 0x1000 {PATTERN}"))?;
+    client.ask(&format!("edu read {:#x}", EDU_IOVA + 0x1000))?;
+    client.ask(&format!("edu write {:#x}", EDU_IOVA + 0x2000))?;
+    ensure!(client.ask(&format!("get {memory} 0x2000 16"))? == PATTERN, "inside the grant");
+    for outside in [EDU_IOVA + (1 << 20), EDU_IOVA - 0x1000] {
+        stage.refused_dma(
+            &mut client,
+            &format!("edu write {outside:#x}"),
+            EDU_CLIENT,
+            &stage.edu,
+            outside,
+        )?;
+    }
+    Ok(())
+}
+
+fn clients_reach_nothing_of_each_other(world: &World) -> Result<()> {
+    let stage = Stage::set(world)?;
+    let mut storage = stage.storage()?;
+    let (mut lab, space, memory) = stage.lab()?;
+    // Devices: another's, one that is nobody's, and one that somebody has.
+    for (client, device) in [(&mut lab, &stage.disk), (&mut storage, &stage.edu)] {
+        let refused = client.refused(&format!("claim {device}"))?;
+        ensure!(["NotPermitted", "Held"].contains(&refused.name.as_str()), "{refused:?}");
+    }
+    let refused = lab.refused(&format!("claim {}", stage.nic))?;
+    ensure!(refused.name == "NotPermitted", "{refused:?}");
+    // Spaces and memories, by the numbers that the other has.
+    let own = storage.ask("space")?;
+    let own_memory = storage.ask("memory 4096")?;
+    for command in [
+        format!("map {own} {memory} 0 0x5000000 4096 rw"),
+        format!("map {space} {memory} 0 0x5000000 4096 rw"),
+        format!("map {space} {own_memory} 0 0x5000000 4096 rw"),
+        format!("unmap {space} {EDU_IOVA:#x} 1048576"),
+        format!("attach {space} {}", stage.disk),
+    ] {
+        storage.refused(&command)?;
+    }
+    // And the address that the other uses means something else here.
+    let outside = EDU_IOVA;
+    stage.refused_dma(
+        &mut storage,
+        &format!("disk read-to {outside:#x}"),
+        DISK_CLIENT,
+        &stage.disk,
+        outside,
+    )?;
+    ensure!(lab.ask(&format!("get {memory} 0 16"))? == NOTHING, "the disk wrote into the other's memory");
+    // Who is in no configuration has nothing.
+    let mut stranger = Remote::start(STRANGER)?;
+    for device in [&stage.disk, &stage.edu, &stage.nic] {
+        ensure!(stranger.refused(&format!("claim {device}"))?.name == "NotPermitted");
+    }
+    Ok(())
+}
+
+fn memory_that_is_not_a_clients_is_refused(world: &World) -> Result<()> {
+    let stage = Stage::set(world)?;
+    let (mut client, space, memory) = stage.lab()?;
+    for path in ["/dev/zero", "/proc/self/exe", "/dev/null"] {
+        client.refused(&format!("offer {path}"))?;
+    }
+    for command in [
+        format!("map {space} physical 0x1000000 0x4000000 4096 rw"),
+        format!("map {space} {memory} 1048576 0x4000000 4096 rw"),
+        format!("map {space} {memory} 0xfffffffffffff000 0x4000000 8192 rw"),
+        format!("map {space} {memory} 0 0xfffffffffffff000 8192 rw"),
+        format!("map {space} {memory} 0 0xfee00000 4096 rw"),
+        format!("map {space} {memory} 0 {EDU_IOVA:#x} 4096 rw"),
+        format!("map {space} {memory} 0 0x4000001 4096 rw"),
+        format!("map {space} {memory} 0 0x4000000 0 rw"),
+    ] {
+        client.refused(&command)?;
+    }
+    client.ask(&format!("map {space} {memory} 0 0x4000000 4096 rw"))?;
+    Ok(())
+}
+
+fn unmapped_is_gone_at_once(world: &World) -> Result<()> {
+    let stage = Stage::set(world)?;
+    let (mut client, space, memory) = stage.lab()?;
+    client.ask(&format!("map {space} {memory} 0x8000 0x4000000 4096 rw"))?;
+    client.ask(&format!("put {memory} 0 {PATTERN}"))?;
+    client.ask(&format!("edu read {EDU_IOVA:#x}"))?;
+    client.ask("edu write 0x4000000")?;
+    ensure!(client.ask(&format!("get {memory} 0x8000 16"))? == PATTERN, "so the unit may have cached it");
+    client.ask(&format!("put {memory} 0x8000 {}", "-".repeat(16)))?;
+    client.ask(&format!("unmap {space} 0x4000000 4096"))?;
+    client.ask("edu write 0x4000000")?;
+    ensure!(client.ask(&format!("get {memory} 0x8000 16"))? == "-".repeat(16), "after it was unmapped");
+    client.ask(&format!("edu write {:#x}", EDU_IOVA + 0x9000))?;
+    ensure!(client.ask(&format!("get {memory} 0x9000 16"))? == PATTERN, "the other grant stands");
+    Ok(())
+}
+
+fn killed_client_leaves_nothing_behind(world: &World) -> Result<()> {
+    let stage = Stage::set(world)?;
+    let service = stage.supervisor.process()?;
+    let before = (driver(&stage.disk), locked(service)?);
+    ensure!(before.0.as_deref() == Some("nvme"));
+    let mut client = stage.storage()?;
+    client.ask("disk traffic start")?;
+    eventually("traffic", || Ok(client.ask("disk traffic count")?.parse::<u64>()? > 10))?;
+    ensure!(locked(service)? > before.1, "its memory is pinned");
+    ensure!(driver(&stage.disk).as_deref() == Some("vfio-pci"));
+    client.kill()?;
+    eventually("the driver is back", || Ok(driver(&stage.disk) == before.0))?;
+    eventually("its memory is not pinned", || Ok(locked(service)? == before.1))?;
+    // The kernel's driver finds a disk that was reset, and reads it.
+    let block = format!("/sys/bus/pci/devices/{}/nvme", stage.disk);
+    eventually("the disk is back", || Ok(fs::read_dir(&block).is_ok_and(|names| names.count() == 1)))?;
+    let mut next = stage.storage()?;
+    let sum = next.ask(&format!("disk sum 0 {}", content::PROBED))?;
+    ensure!(
+        sum == content::sum((0..content::PROBED).map(content::original)),
+        "the next client reads the disk"
+    );
+    Ok(())
+}
+
+fn killed_service_widens_nothing_and_takes_up_again(world: &World) -> Result<()> {
+    let mut stage = Stage::set(world)?;
+    let mut storage = stage.storage()?;
+    let (mut lab, _, memory) = stage.lab()?;
+    storage.ask("disk traffic start")?;
+    eventually("traffic", || Ok(storage.ask("disk traffic count")?.parse::<u64>()? > 10))?;
+    lab.ask(&format!("put {memory} 0 {PATTERN}"))?;
+    lab.ask(&format!("edu read {EDU_IOVA:#x}"))?;
+    eventually("its groups are kept", || Ok(stage.supervisor.kept().len() >= 4))?;
+    stage.supervisor.kill()?;
+    lab.refused("space")?;
+    // Nothing new is reached, while nobody is there to grant it.
+    for outside in [EDU_IOVA + (1 << 20), EDU_IOVA - 0x1000, DISK_IOVA] {
+        lab.ask(&format!("edu write {outside:#x}"))?;
+    }
+    // The disk's memory is at DISK_IOVA: had `edu` reached it, the queues there would be destroyed and the traffic would end.
+    let count: u64 = storage.ask("disk traffic count")?.parse()?;
+    stage.start(true)?;
+    println!("{count} transfers when the service came back");
+    // Clients come back with what they still have in their hands, and have it again by asking.
+    // The disk was cut off amid its traffic, so how that ended does not count.
+    let _ = storage.tell("disk traffic stop")?;
+    storage.ask("connect")?;
+    lab.ask("connect")?;
+    // What the former service granted is gone until the new one grants it.
+    lab.ask("edu enable")?;
+    lab.ask(&format!("edu write {:#x}", EDU_IOVA + 0x3000))?;
+    ensure!(lab.ask(&format!("get {memory} 0x3000 16"))? == NOTHING, "a grant that nobody made");
+    lab.ask("edu stop")?;
+    let (_, memory) = stage.claim_edu(&mut lab)?;
+    lab.ask(&format!("put {memory} 0 {PATTERN}"))?;
+    lab.ask(&format!("edu read {EDU_IOVA:#x}"))?;
+    lab.ask(&format!("edu write {:#x}", EDU_IOVA + 0x4000))?;
+    ensure!(lab.ask(&format!("get {memory} 0x4000 16"))? == PATTERN, "the new grant");
+    drop(storage);
+    let mut again = stage.storage()?;
+    let sum = again.ask(&format!("disk sum 0 {}", content::PROBED))?;
+    ensure!(sum == content::sum((0..content::PROBED).map(content::original)), "the disk is read again");
+    // And everything goes back to the kernel in the end.
+    drop((again, lab));
+    eventually("the drivers are back", || {
+        Ok(driver(&stage.disk).as_deref() == Some("nvme") && driver(&stage.edu).is_none())
+    })?;
+    eventually("nothing is kept", || Ok(stage.supervisor.kept().is_empty()))?;
+    if fs::read_to_string(LOG)?.contains("panicked") {
+        bail!("the service panicked\n{}", fs::read_to_string(LOG)?);
+    }
+    Ok(())
+}
