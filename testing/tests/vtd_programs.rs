@@ -1,21 +1,36 @@
-//! The driver over QEMU's VT-d, in random programs.
+//! The driver over QEMU's VT-d and over our model, in lockstep. `cargo xtask oracle vtd` runs many more.
 
 use portcullis_testing::machine::MachineError;
 use portcullis_testing::machine::vtd::Mode;
-use portcullis_testing::oracle::Failure;
 use portcullis_testing::oracle::vtd::programs;
+use portcullis_testing::oracle::{Failure, Tally};
 use portcullis_testing::qtest::QemuError;
+
+fn unless_absent(outcome: Result<Tally, Failure>) {
+    match outcome {
+        Ok(_) => {}
+        Err(Failure::Machine(MachineError::Qemu(QemuError::Absent { program }))) => {
+            println!("skipped: {program} is not installed");
+        }
+        Err(failure) => panic!("{failure}"),
+    }
+}
 
 #[test]
 fn random_programs_do_what_they_say() {
     for mode in Mode::ALL {
-        let start = std::time::Instant::now();
-        match programs::random(mode, std::env::var("N").ok().and_then(|n| n.parse().ok()).unwrap_or(240), 1) {
-            Ok(tally) => println!("{mode:?} {} {:?}", tally.checks, start.elapsed()),
-            Err(Failure::Machine(MachineError::Qemu(QemuError::Absent { program }))) => {
-                println!("skipped: {program} is not installed");
-            }
-            Err(failure) => panic!("{failure}"),
-        }
+        unless_absent(programs::random(mode, 240, 1));
     }
+}
+
+#[test]
+fn programs_written_by_hand_do_what_they_say() {
+    for mode in Mode::ALL {
+        unless_absent(programs::by_hand(mode));
+    }
+}
+
+#[test]
+fn qemu_still_ignores_pasid_cache_invalidations() {
+    unless_absent(programs::assert_departures());
 }

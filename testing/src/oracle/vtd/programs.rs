@@ -175,8 +175,8 @@ pub fn by_hand(mode: Mode) -> Result<Tally, Failure> {
     Ok(tally)
 }
 
-/// What QEMU does in a program that departs from the specification.
-const STICKY_IDENTITY: &str = "ignores PASID-cache invalidations: a device whose PASID table entry was pass-through passes on \
+/// What QEMU does in a program that departs from the specification (6.5.2.4).
+pub const STICKY_IDENTITY: &str = "ignores PASID-cache invalidations: a device whose PASID table entry was pass-through passes on \
                                when it is gone";
 
 /// Make sure that QEMU still departs from the specification in programs where it is said to.
