@@ -1,0 +1,116 @@
+//! `portcullis claim`.
+
+use std::{
+    os::fd::{AsRawFd, OwnedFd},
+    process::Command,
+};
+
+use portcullis_client::{Error, api, device::SharedMemory};
+use serde::Serialize;
+
+use super::{At, bytes, size};
+use crate::{
+    exit::{Exit, Failure},
+    output::Output,
+};
+
+/// Have a device for as long as this command runs; with COMMAND, for as long as that runs.
+///
+/// The device is blocked until something is granted: with --memory, that much fresh memory. COMMAND finds the device's
+/// descriptor, where it has one, at the number in $PORTCULLIS_DEVICE_FD, and the memory's at $PORTCULLIS_MEMORY_FD with the
+/// device's address of it in $PORTCULLIS_MEMORY_IOVA.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Name, pattern, or mmio:BASE. Everything in their groups comes along.
+    device: String,
+    /// Act under the configuration of this name.
+    #[arg(long = "as", value_name = "CLIENT")]
+    client: Option<String>,
+    /// Grant so many bytes of fresh memory.
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    memory: Option<u64>,
+    /// The device's address of that memory; chosen where not given.
+    #[arg(long, value_name = "ADDRESS", value_parser = bytes, requires = "memory")]
+    iova: Option<u64>,
+    /// What the device may do with it.
+    #[arg(long, default_value = "rw", requires = "memory")]
+    access: api::Access,
+    /// What to run meanwhile.
+    #[arg(last = true)]
+    command: Vec<String>,
+    #[command(flatten)]
+    at: At,
+}
+
+#[derive(Serialize)]
+struct Claimed {
+    devices: Vec<String>,
+    memory: Option<u64>,
+    iova: Option<u64>,
+}
+
+pub(crate) fn run(arguments: &Args, output: &mut Output) -> Result<Exit, Failure> {
+    let mut client = arguments.at.connect()?;
+    if let Some(name) = &arguments.client {
+        client.introduce(name)?;
+    }
+    let devices = client.claim(&arguments.device)?;
+    let mut claimed =
+        Claimed { devices: devices.iter().map(|(name, _)| name.clone()).collect(), memory: None, iova: None };
+    let memory = match arguments.memory {
+        Some(length) => Some(SharedMemory::new("portcullis claim", length)?),
+        None => None,
+    };
+    if let (Some(memory), Some(length)) = (&memory, arguments.memory) {
+        let space = client.create_space()?;
+        client.attach(space, &arguments.device, None)?;
+        let number = client.add_memory(memory)?.memory;
+        let asked =
+            api::MapRequest { offset: 0, iova: arguments.iova, length, access: arguments.access };
+        let granted = client.map_with_progress(space, Some(number), vec![asked], |done| {
+            // Where a person waits; nobody is left to complain to when standard error is closed.
+            use std::io::{IsTerminal, Write};
+            let mut err = std::io::stderr();
+            if err.is_terminal() {
+                let _ = write!(err, "\rmapped {} of {}   ", size(done), size(length));
+            }
+        })?;
+        claimed.memory = Some(number);
+        claimed.iova = granted.first().map(|granted| granted.iova);
+    }
+    output.show(&claimed, |claimed, out| {
+        writeln!(out, "claimed {}", claimed.devices.join(" "))?;
+        if let (Some(iova), Some(length)) = (claimed.iova, arguments.memory) {
+            writeln!(out, "granted {} at {iova:#x}, {}", size(length), arguments.access)?;
+        }
+        Ok(())
+    })?;
+    let Some((program, rest)) = arguments.command.split_first() else {
+        // Nothing comes but the end of the service.
+        return match client.receive::<api::Nothing>() {
+            Err(Error::Closed) => Err(Failure::new("the service ended")),
+            Err(error) => Err(error.into()),
+            Ok(_) => Err(Failure::new("the service said something that nobody asked for")),
+        };
+    };
+    let mut command = Command::new(program);
+    command.args(rest);
+    if let Some(descriptor) = devices.iter().find_map(|(_, descriptor)| descriptor.as_ref()) {
+        command.env("PORTCULLIS_DEVICE_FD", pass(descriptor)?);
+    }
+    if let (Some(memory), Some(iova)) = (&memory, claimed.iova) {
+        use std::os::fd::AsFd;
+        let memory = memory.as_fd().try_clone_to_owned()?;
+        command.env("PORTCULLIS_MEMORY_FD", pass(&memory)?).env("PORTCULLIS_MEMORY_IOVA", format!("{iova:#x}"));
+        let status = command.status()?;
+        return Ok(if status.success() { Exit::Done } else { Exit::Failed });
+    }
+    let status = command.status()?;
+    Ok(if status.success() { Exit::Done } else { Exit::Failed })
+}
+
+/// Lets a descriptor survive into the command; its number.
+fn pass(descriptor: &OwnedFd) -> Result<String, Failure> {
+    rustix::io::fcntl_setfd(descriptor, rustix::io::FdFlags::empty()).map_err(std::io::Error::from)?;
+    Ok(descriptor.as_raw_fd().to_string())
+}

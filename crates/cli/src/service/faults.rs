@@ -1,0 +1,126 @@
+//! `portcullis faults`.
+
+use std::time::Duration;
+
+use portcullis_client::api::{Fault, ListFaults};
+
+use super::{At, time};
+use crate::{
+    exit::{Exit, Failure},
+    output::{Output, table},
+};
+
+/// List refused accesses: when, which device, whose, where, what and why.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Only of this device: name, pattern, or mmio:BASE.
+    #[arg(long)]
+    device: Option<String>,
+    /// Only of this client.
+    #[arg(long)]
+    client: Option<String>,
+    /// Only of the last so many seconds.
+    #[arg(long, value_name = "SECONDS")]
+    last: Option<u64>,
+    /// At most so many, the newest.
+    #[arg(long, default_value_t = 100)]
+    limit: u64,
+    /// Go on with those that come.
+    #[arg(short, long)]
+    follow: bool,
+    #[command(flatten)]
+    at: At,
+}
+
+pub(crate) fn run(arguments: &Args, output: &mut Output) -> Result<Exit, Failure> {
+    if arguments.follow {
+        return follow(arguments, output);
+    }
+    let since = arguments.last.map(|seconds| {
+        let before = std::time::SystemTime::now() - Duration::from_secs(seconds);
+        before.duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64)
+    });
+    let mut client = arguments.at.connect()?;
+    let mut which = ListFaults {
+        device: arguments.device.clone(),
+        client: arguments.client.clone(),
+        since,
+        limit: Some(10_000),
+        ..ListFaults::default()
+    };
+    // The service answers from the oldest on; the newest are wanted.
+    let mut newest = client.faults(&which)?;
+    loop {
+        let keep = usize::try_from(arguments.limit).unwrap_or(usize::MAX);
+        let excess = newest.faults.len().saturating_sub(keep);
+        newest.faults.drain(..excess);
+        which.after = newest.faults.last().map(|fault| fault.number);
+        if which.after.is_none() {
+            break;
+        }
+        let next = client.faults(&which)?;
+        if next.faults.is_empty() {
+            break;
+        }
+        newest.faults.extend(next.faults);
+        (newest.total, newest.lost) = (next.total, next.lost);
+    }
+    output.show(&newest, |newest, out| {
+        let mut rows = table(["TIME", "DEVICE", "CLIENT", "PASID", "ADDRESS", "ACCESS", "WHY", "TIMES"]);
+        for fault in &newest.faults {
+            rows.add_row(cells(fault));
+        }
+        writeln!(out, "{rows}")?;
+        writeln!(out, "{} refused in all, {} of them without a record", newest.total, newest.lost)
+    })?;
+    Ok(Exit::Done)
+}
+
+fn cells(fault: &Fault) -> [String; 8] {
+    let mut why = fault.reason.clone();
+    if let Some(grant) = fault.grant {
+        why.push_str(&format!(" (grant {grant})"));
+    }
+    let devices = if fault.devices.is_empty() { fault.requester.clone() } else { fault.devices.join(" or ") };
+    [
+        time(fault.time),
+        devices,
+        fault.client.clone().unwrap_or_else(|| "nobody".into()),
+        fault.pasid.map_or_else(String::new, |pasid| format!("{pasid:#x}")),
+        format!("{:#x}", fault.address),
+        fault.access.to_string(),
+        why,
+        fault.count.to_string(),
+    ]
+}
+
+fn follow(arguments: &Args, output: &mut Output) -> Result<Exit, Failure> {
+    let devices = match &arguments.device {
+        Some(words) => {
+            let found = arguments.at.connect()?.devices(Some(words))?;
+            Some(found.into_iter().map(|device| device.name).collect::<Vec<_>>())
+        }
+        None => None,
+    };
+    for followed in arguments.at.connect()?.follow(false, true)? {
+        let followed = followed?;
+        let wanted = followed.fault.as_ref().is_none_or(|fault| {
+            devices.as_ref().is_none_or(|names| fault.devices.iter().any(|device| names.contains(device)))
+                && arguments.client.as_ref().is_none_or(|client| fault.client.as_ref() == Some(client))
+        });
+        if !wanted {
+            continue;
+        }
+        output.show(&followed, |followed, out| match (&followed.fault, followed.missed) {
+            (Some(fault), _) => {
+                let [time, device, client, pasid, address, access, why, times] = cells(fault);
+                let pasid = if pasid.is_empty() { pasid } else { format!(" PASID {pasid}") };
+                let times = if times == "1" { String::new() } else { format!(", {times} times") };
+                writeln!(out, "{time} {device}{pasid} of {client}: {access} {address}: {why}{times}")
+            }
+            (None, Some(missed)) => writeln!(out, "… and {missed} more"),
+            _ => Ok(()),
+        })?;
+    }
+    Ok(Exit::Done)
+}
