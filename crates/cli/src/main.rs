@@ -13,6 +13,7 @@ mod exit;
 mod inspect;
 mod man;
 mod output;
+mod service;
 
 use std::process::ExitCode;
 
@@ -35,6 +36,19 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Check(check::Args),
+    Run(service::run::Args),
+    Status(service::status::Args),
+    Units(service::units::Args),
+    Devices(service::devices::Args),
+    Groups(service::groups::Args),
+    Clients(service::clients::Args),
+    Grants(service::grants::Args),
+    Faults(service::faults::Args),
+    Events(service::events::Args),
+    Claim(service::claim::Args),
+    Release(service::release::Args),
+    Grant(service::grant::Args),
+    Revoke(service::revoke::Args),
     Demo(demo::Args),
     Inspect(inspect::Args),
     Decode(decode::Args),
@@ -45,6 +59,19 @@ enum Command {
 fn dispatch(command: Command, output: &mut Output) -> Result<Exit, Failure> {
     match command {
         Command::Check(arguments) => check::run(&arguments, output),
+        Command::Run(arguments) => service::run::run(&arguments, output),
+        Command::Status(arguments) => service::status::run(&arguments, output),
+        Command::Units(arguments) => service::units::run(&arguments, output),
+        Command::Devices(arguments) => service::devices::run(&arguments, output),
+        Command::Groups(arguments) => service::groups::run(&arguments, output),
+        Command::Clients(arguments) => service::clients::run(&arguments, output),
+        Command::Grants(arguments) => service::grants::run(&arguments, output),
+        Command::Faults(arguments) => service::faults::run(&arguments, output),
+        Command::Events(arguments) => service::events::run(&arguments, output),
+        Command::Claim(arguments) => service::claim::run(&arguments, output),
+        Command::Release(arguments) => service::release::run(&arguments, output),
+        Command::Grant(arguments) => service::grant::run(&arguments, output),
+        Command::Revoke(arguments) => service::revoke::run(&arguments, output),
         Command::Demo(arguments) => demo::run(&arguments, output),
         Command::Inspect(arguments) => inspect::run(&arguments, output),
         Command::Decode(arguments) => decode::run(&arguments, output),

@@ -443,11 +443,26 @@ impl AsFd for Client {
     }
 }
 
-/// Where the service is looked for: at `socket`, or where `PORTCULLIS_SOCKET` says, or at the usual place.
+/// Where the service is looked for: at `socket`, or where `PORTCULLIS_SOCKET` says, or where the system's is, or where the
+/// user's own would be.
 #[must_use]
 pub fn socket_path(socket: Option<&Path>) -> PathBuf {
-    socket.map_or_else(
-        || std::env::var_os("PORTCULLIS_SOCKET").map_or_else(|| api::SOCKET.into(), PathBuf::from),
-        Path::to_path_buf,
-    )
+    if let Some(path) = socket {
+        return path.into();
+    }
+    if let Some(path) = std::env::var_os("PORTCULLIS_SOCKET") {
+        return path.into();
+    }
+    let system = PathBuf::from(api::SOCKET);
+    if rustix::process::geteuid().is_root() || system.exists() { system } else { user_socket() }
+}
+
+/// Where the service of a user who is not root listens.
+#[must_use]
+pub fn user_socket() -> PathBuf {
+    let directory = std::env::var_os("XDG_RUNTIME_DIR").map_or_else(
+        || std::env::temp_dir().join(format!("portcullis-{}", rustix::process::geteuid().as_raw())),
+        |runtime| PathBuf::from(runtime).join("portcullis"),
+    );
+    directory.join(INTERFACE)
 }

@@ -65,8 +65,7 @@ pub(crate) fn run(arguments: &Args, output: &mut Output) -> Result<Exit, Failure
         let space = client.create_space()?;
         client.attach(space, &arguments.device, None)?;
         let number = client.add_memory(memory)?.memory;
-        let asked =
-            api::MapRequest { offset: 0, iova: arguments.iova, length, access: arguments.access };
+        let asked = api::MapRequest { offset: 0, iova: arguments.iova, length, access: arguments.access };
         let granted = client.map_with_progress(space, Some(number), vec![asked], |done| {
             // Where a person waits; nobody is left to complain to when standard error is closed.
             use std::io::{IsTerminal, Write};
@@ -101,7 +100,9 @@ pub(crate) fn run(arguments: &Args, output: &mut Output) -> Result<Exit, Failure
     if let (Some(memory), Some(iova)) = (&memory, claimed.iova) {
         use std::os::fd::AsFd;
         let memory = memory.as_fd().try_clone_to_owned()?;
-        command.env("PORTCULLIS_MEMORY_FD", pass(&memory)?).env("PORTCULLIS_MEMORY_IOVA", format!("{iova:#x}"));
+        command
+            .env("PORTCULLIS_MEMORY_FD", pass(&memory)?)
+            .env("PORTCULLIS_MEMORY_IOVA", format!("{iova:#x}"));
         let status = command.status()?;
         return Ok(if status.success() { Exit::Done } else { Exit::Failed });
     }

@@ -44,7 +44,8 @@ pub(crate) fn run(arguments: &Args, output: &mut Output) -> Result<Exit, Failure
         }
     };
     output.show(&grants, |grants, out| {
-        let mut rows = table(["GRANT", "CLIENT", "SPACE", "DEVICES", "ADDRESSES", "BYTES", "ACCESS", "LEADS TO"]);
+        let mut rows =
+            table(["GRANT", "CLIENT", "SPACE", "DEVICES", "ADDRESSES", "BYTES", "ACCESS", "LEADS TO"]);
         for grant in grants {
             let leads = match grant.memory {
                 Some(memory) => format!("memory {memory} from {:#x}", grant.offset),

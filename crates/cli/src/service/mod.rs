@@ -51,7 +51,8 @@ pub(crate) fn bytes(text: &str) -> Result<u64, String> {
         Some(hexadecimal) => u64::from_str_radix(hexadecimal, 16),
         None => digits.parse(),
     };
-    let number = number.map_err(|_| format!("`{text}` is not a number of bytes such as 4096, 0x1000 or 4K"))?;
+    let number =
+        number.map_err(|_| format!("`{text}` is not a number of bytes such as 4096, 0x1000 or 4K"))?;
     number.checked_mul(1 << shift).ok_or_else(|| format!("`{text}` is more than 64 bits"))
 }
 
@@ -64,7 +65,8 @@ pub(crate) fn time(nanoseconds: u64) -> String {
 /// Bytes as people write them: whole units where nothing is lost.
 pub(crate) fn size(bytes: u64) -> String {
     let units = [(40, "T"), (30, "G"), (20, "M"), (10, "K")];
-    let fitting = units.into_iter().find(|(shift, _)| bytes >> shift != 0 && bytes.is_multiple_of(1 << shift));
+    let fitting =
+        units.into_iter().find(|(shift, _)| bytes >> shift != 0 && bytes.is_multiple_of(1 << shift));
     fitting.map_or_else(|| bytes.to_string(), |(shift, unit)| format!("{}{unit}", bytes >> shift))
 }
 
@@ -74,7 +76,9 @@ mod tests {
 
     #[test]
     fn sizes_are_read_as_they_are_written() {
-        for (text, value) in [("0", 0), ("4096", 4096), ("0x1000", 4096), ("4K", 4096), ("3G", 3 << 30), ("0x10M", 16 << 20)] {
+        for (text, value) in
+            [("0", 0), ("4096", 4096), ("0x1000", 4096), ("4K", 4096), ("3G", 3 << 30), ("0x10M", 16 << 20)]
+        {
             assert_eq!(bytes(text), Ok(value));
             assert_eq!(bytes(&size(value)), Ok(value));
         }

@@ -28,7 +28,11 @@ pub(crate) fn run(arguments: &Args, output: &mut Output) -> Result<Exit, Failure
         }
         writeln!(out, "service   {} on {}, process {}", status.version, status.backend, status.pid)?;
         writeln!(out, "since     {}", time(status.started))?;
-        writeln!(out, "devices   {} behind {} units, {} claimed", status.devices, status.units, status.claimed)?;
+        writeln!(
+            out,
+            "devices   {} behind {} units, {} claimed",
+            status.devices, status.units, status.claimed
+        )?;
         writeln!(out, "clients   {}", status.clients)?;
         writeln!(out, "grants    {}, {} bytes", status.mappings, size(status.bytes))?;
         writeln!(out, "refused   {}", status.faults)?;

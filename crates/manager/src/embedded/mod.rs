@@ -2,7 +2,9 @@
 //!
 //! Devices are [`Engine`]s, whose DMA goes through the model; memory is what is given to [`Embedded::add_memory`].
 
+pub mod backend;
 mod bus;
+pub mod device;
 mod platform;
 
 use std::fs::File;
@@ -20,6 +22,7 @@ use portcullis_spec::{Iova, Pasid, PciAddress, PhysAddr};
 use rustix::mm::{MapFlags, ProtFlags};
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
+pub use backend::EmbeddedBackend;
 pub use bus::Bus;
 pub use platform::{Host, VtdRegisters};
 

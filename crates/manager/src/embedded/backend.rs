@@ -1,0 +1,369 @@
+//! The embedded platform as a back end of the manager.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    os::fd::OwnedFd,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use portcullis_driver::{Device as DriverDevice, DomainOptions, Error, RegionKind};
+use portcullis_spec::{Access, Iova, Pasid, PciAddress, PhysAddr, Requester};
+
+use super::{
+    Embedded, EmbeddedDomain, EmbeddedError, EmbeddedOptions,
+    device::{Kind, Simulated},
+};
+use crate::{
+    backend::{Backend, BackendError, Capabilities, Mapping, MemoryId, Source, SpaceId, ViolationSource},
+    inventory::{
+        Device, DeviceId, DeviceKind, Group, GroupId, Inventory, ReservedKind, ReservedRegion, Unit,
+        UnitCapabilities, UnitId, UnitKind,
+    },
+    violation::{RawRecord, Violation},
+};
+
+/// Simulated memory that no client brought: static grants and unity-mapped guests lead there.
+const RAM: u64 = 64 << 20;
+/// PASID bits of the accelerator.
+const PASID_BITS: u8 = 10;
+
+/// The devices of a platform for which nobody asked for others.
+pub const DEVICES: [(&str, Kind); 4] =
+    [("nic0", Kind::Network), ("disk0", Kind::Disk), ("accel0", Kind::Accelerator), ("rogue0", Kind::Rogue)];
+
+/// The embedded platform as a back end.
+pub struct EmbeddedBackend {
+    platform: Arc<Embedded>,
+    names: Vec<String>,
+    devices: Vec<Simulated>,
+    spaces: BTreeMap<SpaceId, EmbeddedDomain>,
+    memories: BTreeMap<MemoryId, PhysAddr>,
+    ram: PhysAddr,
+    read: bool,
+}
+
+impl EmbeddedBackend {
+    /// A platform with these devices, named and in the order of their addresses.
+    ///
+    /// # Errors
+    ///
+    /// [`EmbeddedError`].
+    pub fn new(options: EmbeddedOptions, devices: &[(&str, Kind)]) -> Result<Self, EmbeddedError> {
+        let platform = Arc::new(Embedded::new(options)?);
+        let ram = platform.add_memory(RAM)?;
+        let mut simulated = Vec::new();
+        for (number, (_, kind)) in (3u32..).zip(devices) {
+            // Eight functions a device, 32 devices a bus; device 0 of bus 0 is left to the bridge.
+            let address =
+                PciAddress { segment: 0, requester_id: u16::try_from(number * 8).unwrap_or(u16::MAX) };
+            let mut device = DriverDevice::new(address);
+            if *kind == Kind::Accelerator {
+                device.pasid_bits = PASID_BITS.min(platform.unit().features().pasid_bits);
+            }
+            platform.unit().add_device(device)?;
+            simulated.push(Simulated::new(*kind, address));
+        }
+        Ok(Self {
+            platform,
+            names: devices.iter().map(|(name, _)| (*name).to_owned()).collect(),
+            devices: simulated,
+            spaces: BTreeMap::new(),
+            memories: BTreeMap::new(),
+            ram,
+            read: false,
+        })
+    }
+
+    /// Where the memory begins that static grants can lead to, and its bytes.
+    #[must_use]
+    pub fn ram(&self) -> (PhysAddr, u64) {
+        (self.ram, RAM)
+    }
+
+    fn device(&mut self, device: DeviceId) -> Result<&mut Simulated, BackendError> {
+        self.devices.get_mut(device.0 as usize).ok_or(BackendError::Gone)
+    }
+
+    fn space(&self, space: SpaceId) -> Result<&EmbeddedDomain, BackendError> {
+        self.spaces.get(&space).ok_or_else(|| BackendError::Unknown(format!("no such {space:?}")))
+    }
+
+    fn requester(&self, device: DeviceId) -> Result<Requester, BackendError> {
+        let device = self.devices.get(device.0 as usize).ok_or(BackendError::Gone)?;
+        Ok(Requester::Pci(device.address))
+    }
+
+    fn physical(&self, mapping: &Mapping) -> Result<PhysAddr, BackendError> {
+        let place = match mapping.source {
+            Source::Memory(memory, offset) => {
+                let place = self.memories.get(&memory);
+                place.and_then(|place| place.checked_add(offset))
+            }
+            Source::Physical(address) => {
+                let end = address.checked_add(mapping.length);
+                let inside = address >= self.ram && end.is_some_and(|end| end.0 <= self.ram.0 + RAM);
+                if !inside {
+                    return Err(BackendError::Unsupported {
+                        what: "a grant of those physical addresses",
+                        why: format!(
+                            "{:#x}-{:#x} is all the memory that the simulated machine has",
+                            self.ram.0,
+                            self.ram.0 + (RAM - 1)
+                        ),
+                    });
+                }
+                Some(address)
+            }
+        };
+        place.ok_or_else(|| BackendError::Unknown("a mapping of memory that is not known".into()))
+    }
+}
+
+fn failed(what: &'static str) -> impl Fn(Error) -> BackendError {
+    move |error| match error {
+        Error::OutOfMemory => BackendError::Limit {
+            what: "memory for tables of the simulated unit",
+            needed: 4096,
+            available: 0,
+            remedy: "revoke grants, or use larger pages".into(),
+        },
+        Error::NotInvalidated { .. } => BackendError::Unknown(format!("{what}: {error}")),
+        other => BackendError::Unsupported { what, why: other.to_string() },
+    }
+}
+
+/// For what must not fail.
+fn unknown(what: &'static str) -> impl Fn(Error) -> BackendError {
+    move |error| BackendError::Unknown(format!("{what}: {error}"))
+}
+
+impl Backend for EmbeddedBackend {
+    fn name(&self) -> String {
+        "embedded vtd".into()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { physical: true, descriptors: true, simulated: true, pins_memory: false }
+    }
+
+    fn inventory(&mut self) -> Result<Inventory, BackendError> {
+        let unit = self.platform.unit();
+        let features = unit.features();
+        let probe = unit.create_domain(DomainOptions::default()).map_err(failed("a domain"))?;
+        let write_only = probe.granted(Access::WRITE).is_ok_and(|granted| granted == Access::WRITE);
+        let execute = probe.granted(Access::READ).is_ok_and(|granted| !granted.contains(Access::EXECUTE))
+            && probe
+                .granted(Access::READ | Access::EXECUTE)
+                .is_ok_and(|granted| granted.contains(Access::EXECUTE));
+        let bits = features.formats.first().map_or(39, |format| format.input_bits).min(63);
+        let reserved: Vec<ReservedRegion> = features
+            .reserved
+            .iter()
+            .map(|region| ReservedRegion {
+                range: region.first..=region.last,
+                kind: match region.kind {
+                    RegionKind::Direct(_) => ReservedKind::Direct,
+                    _ => ReservedKind::Msi,
+                },
+                access: Access::empty(),
+                source: "Intel VT-d 3.14: the range of interrupts".into(),
+            })
+            .collect();
+        let unit = Unit {
+            name: "vtd0".into(),
+            kind: UnitKind::Vtd,
+            address: None,
+            capabilities: UnitCapabilities {
+                page_sizes: 1 << 12 | 1 << 21 | 1 << 30,
+                iova: Iova(0)..=Iova((1 << bits) - 1),
+                write_only,
+                execute,
+                // No message of a simulated device reaches anyone.
+                interrupts_isolated: true,
+                tells_devices_apart: true,
+                pasid: features.pasid_bits > 0,
+            },
+            source: "embedded platform".into(),
+        };
+        let devices = (0u32..).zip(self.devices.iter().zip(&self.names)).map(|(id, (simulated, name))| {
+            let accelerator = simulated.kind == Kind::Accelerator;
+            let device = Device {
+                name: name.clone(),
+                kind: DeviceKind::Pci,
+                requesters: vec![Requester::Pci(simulated.address)],
+                registers: None,
+                unit: Some(UnitId(0)),
+                group: GroupId(id),
+                reserved: reserved.clone(),
+                description: simulated.kind.description().into(),
+                driver: None,
+                pasid_bits: if accelerator { PASID_BITS.min(features.pasid_bits) } else { 0 },
+                source: "embedded platform".into(),
+            };
+            (DeviceId(id), device)
+        });
+        Ok(Inventory {
+            units: vec![unit],
+            devices: devices.collect(),
+            groups: (0..self.devices.len() as u32)
+                .map(|id| Group { id: GroupId(id), reasons: Vec::new() })
+                .collect(),
+        })
+    }
+
+    fn violations(&mut self) -> Option<Box<dyn ViolationSource>> {
+        if std::mem::replace(&mut self.read, true) {
+            return None;
+        }
+        Some(Box::new(Refused(self.platform.clone())))
+    }
+
+    fn claim(&mut self, devices: &[DeviceId]) -> Result<(), BackendError> {
+        devices.iter().try_for_each(|&device| self.device(device).map(|_| ()))
+    }
+
+    fn quiesce(&mut self, device: DeviceId) -> Result<(), BackendError> {
+        self.device(device)?.stop();
+        Ok(())
+    }
+
+    fn reset(&mut self, device: DeviceId) -> Result<(), BackendError> {
+        // What a device knows it knows in the thread that ended with its socket.
+        self.device(device).map(|_| ())
+    }
+
+    fn release(&mut self, _devices: &[DeviceId]) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    fn device_descriptor(&mut self, device: DeviceId) -> Result<Option<OwnedFd>, BackendError> {
+        let platform = self.platform.clone();
+        let system = |source| BackendError::System { what: "starting a simulated device".into(), source };
+        self.device(device)?.start(&platform).map(Some).map_err(system)
+    }
+
+    fn add_memory(
+        &mut self,
+        memory: MemoryId,
+        file: Arc<OwnedFd>,
+        length: u64,
+        writable: bool,
+    ) -> Result<(), BackendError> {
+        let system = |source| BackendError::System { what: "keeping a memory's descriptor".into(), source };
+        let file = Arc::new(File::from(file.try_clone().map_err(system)?));
+        let place = self.platform.add_file(file, length, writable).map_err(|error| BackendError::Limit {
+            what: "room for a client's memory",
+            needed: length,
+            available: 0,
+            remedy: error.to_string(),
+        })?;
+        self.memories.insert(memory, place);
+        Ok(())
+    }
+
+    fn remove_memory(&mut self, memory: MemoryId) -> Result<(), BackendError> {
+        if let Some(place) = self.memories.remove(&memory) {
+            self.platform.remove_memory(place);
+        }
+        Ok(())
+    }
+
+    fn create_space(&mut self, space: SpaceId, _unit: UnitId) -> Result<(), BackendError> {
+        let domain =
+            self.platform.unit().create_domain(DomainOptions::default()).map_err(failed("a space"))?;
+        self.spaces.insert(space, domain);
+        Ok(())
+    }
+
+    fn destroy_space(&mut self, space: SpaceId) -> Result<(), BackendError> {
+        // Its tables go back once the unit has forgotten them.
+        self.spaces.remove(&space);
+        Ok(())
+    }
+
+    fn attach(&mut self, space: SpaceId, device: DeviceId, pasid: Option<Pasid>) -> Result<(), BackendError> {
+        let requester = self.requester(device)?;
+        let domain = self.space(space)?;
+        self.platform.unit().attach(requester, pasid, domain).map_err(failed("attaching"))
+    }
+
+    fn detach(
+        &mut self,
+        _space: SpaceId,
+        device: DeviceId,
+        pasid: Option<Pasid>,
+    ) -> Result<(), BackendError> {
+        let requester = self.requester(device)?;
+        self.platform.unit().detach(requester, pasid).map_err(unknown("detaching"))
+    }
+
+    fn map(&mut self, space: SpaceId, mapping: &Mapping) -> Result<(), BackendError> {
+        let place = self.physical(mapping)?;
+        self.space(space)?.map(mapping.iova, place, mapping.length, mapping.access).map_err(failed("mapping"))
+    }
+
+    fn unmap(&mut self, space: SpaceId, mapping: &Mapping) -> Result<(), BackendError> {
+        self.space(space)?.unmap(mapping.iova, mapping.length).map_err(unknown("unmapping"))?;
+        Ok(())
+    }
+
+    fn unmap_batch(&mut self, space: SpaceId, mappings: &[Mapping]) -> Result<(), BackendError> {
+        let domain = self.space(space)?;
+        let mut ranges: Vec<(u64, u64)> = mappings.iter().map(|m| (m.iova.0, m.length)).collect();
+        ranges.sort_unstable();
+        // Neighbours go together: one invalidation for all of them.
+        let mut ranges = ranges.into_iter();
+        let Some(mut whole) = ranges.next() else { return Ok(()) };
+        for (first, length) in ranges {
+            if whole.0 + whole.1 == first {
+                whole.1 += length;
+            } else {
+                domain.unmap(Iova(whole.0), whole.1).map_err(unknown("unmapping"))?;
+                whole = (first, length);
+            }
+        }
+        domain.unmap(Iova(whole.0), whole.1).map_err(unknown("unmapping"))?;
+        Ok(())
+    }
+
+    fn block_everything(&mut self) {
+        for device in &mut self.devices {
+            device.stop();
+        }
+        for id in 0..self.devices.len() as u32 {
+            let Ok(requester) = self.requester(DeviceId(id)) else { continue };
+            let pasids = (0..1 << PASID_BITS).filter_map(Pasid::new).map(Some);
+            for pasid in std::iter::once(None).chain(pasids) {
+                let _not_attached = self.platform.unit().detach(requester, pasid);
+            }
+        }
+    }
+
+    fn traffic(&self, device: DeviceId) -> Option<u64> {
+        self.devices.get(device.0 as usize).map(Simulated::requests)
+    }
+}
+
+/// The unit's fault records.
+struct Refused(Arc<Embedded>);
+
+impl ViolationSource for Refused {
+    fn read(&mut self, timeout: Duration, sink: &mut dyn FnMut(Violation)) -> Result<u64, BackendError> {
+        self.0.wait_for_faults(timeout);
+        let counts = self.0.unit().read_faults(|record| {
+            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            sink(Violation {
+                unit: Some(UnitId(0)),
+                device: None,
+                fault: record.fault,
+                time: u64::try_from(since.as_nanos()).unwrap_or(u64::MAX),
+                raw: RawRecord { words: record.raw, length: 2 },
+                count: 1,
+            });
+        });
+        // How many records an overflow cost the unit does not say; at least one each time.
+        Ok(counts.overflows + counts.unknown)
+    }
+}
