@@ -213,7 +213,7 @@ fn unsafe_interrupts_are_refused_until_accepted(world: &World) -> Result<()> {
     stage.start(false)?;
     let mut client = Remote::start(EDU_USER)?;
     let refused = client.refused(&format!("claim {}", stage.edu))?;
-    ensure!(refused.name == "UnsafeInterrupts", "{refused:?}");
+    ensure!(refused.name == "Unsafe" && refused.message.contains("ivhd0"), "{refused:?}");
     ensure!(driver(&stage.edu).is_none(), "it was taken all the same");
     drop(client);
     stage.supervisor.stop()?;
