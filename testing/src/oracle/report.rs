@@ -27,11 +27,7 @@ impl Extent {
 }
 
 /// Print what was found, and the exit status that says the same: 1 for a difference, 2 where nothing could be compared.
-pub fn report(name: &str, program: &str, outcome: Result<Tally, (Tally, Failure)>) -> ExitCode {
-    let (tally, failure) = match outcome {
-        Ok(tally) => (tally, None),
-        Err((tally, failure)) => (tally, Some(failure)),
-    };
+pub fn report(name: &str, program: &str, (tally, failures): (Tally, Vec<Failure>)) -> ExitCode {
     if !tally.departures.is_empty() {
         println!("known departures of QEMU from the specification, and how often each was met:");
         for (what, count) in &tally.departures {
@@ -39,20 +35,16 @@ pub fn report(name: &str, program: &str, outcome: Result<Tally, (Tally, Failure)
         }
     }
     let version = version(program).unwrap_or_else(|| "not installed".into());
-    let differences = match failure {
-        None => 0,
-        Some(Failure::Machine(error)) => {
-            println!("oracle {name}: could not run: {error}");
+    for failure in &failures {
+        println!("{failure}");
+        if let Failure::Machine(_) = failure {
+            println!("oracle {name}: could not run");
             return ExitCode::from(2);
         }
-        Some(difference) => {
-            println!("{difference}");
-            1
-        }
-    };
+    }
     let by_qemu = tally.checks - tally.by_reference;
     println!("{} checks of our model by the reference, {by_qemu} with QEMU", tally.by_reference);
-    let noun = if differences == 1 { "difference" } else { "differences" };
-    println!("oracle {name}: {by_qemu} checks, {differences} {noun} (QEMU {version})");
-    ExitCode::from(differences)
+    let noun = if failures.len() == 1 { "difference" } else { "differences" };
+    println!("oracle {name}: {by_qemu} checks, {} {noun} (QEMU {version})", failures.len());
+    ExitCode::from(u8::from(!failures.is_empty()))
 }

@@ -39,6 +39,13 @@ impl Evidence<'_> {
     fn is_hidden(&self) -> bool {
         self.expected.fault.is_none() && self.expected.token == 0 && self.expected.data.is_empty()
     }
+    fn is_pass_through(&self) -> bool {
+        if self.is_scalable() {
+            self.word("PASID table entry, word 0") >> 6 & 7 == 4
+        } else {
+            self.word("context entry, low") >> 2 & 3 == 2
+        }
+    }
     const fn is_scalable(&self) -> bool {
         self.case.shape.kind.is_scalable()
     }
@@ -191,7 +198,7 @@ pub const DEPARTURES: &[Departure] = &[
         explains: |evidence| {
             let rest = Outcome { fault: None, ..evidence.expected.clone() };
             matches!(evidence.expected_code(), 0x4 | 0x83)
-                && matches!(evidence.case.shape.kind, Kind::LegacyPassThrough | Kind::PassThrough)
+                && evidence.is_pass_through()
                 && rest == *evidence.observed
         },
         example: || {
