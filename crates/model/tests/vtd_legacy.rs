@@ -157,7 +157,7 @@ fn reserved_bits_of_root_entries_block_and_record_lrt_3() {
 }
 
 #[test]
-fn unreachable_tables_are_lrt_1_lct_1_and_lss_1() {
+fn unreachable_tables_are_lrt_1_lct_1_lct_4_and_lss_1() {
     let mut machine = Machine::legacy();
     machine.set_root(MEMORY + 0x1000);
     machine.invalidate_all();
@@ -167,7 +167,13 @@ fn unreachable_tables_are_lrt_1_lct_1_and_lss_1() {
     machine.invalidate_all();
     machine.refused(machine.read(DEVICE, 0), 0x9);
     machine.put(machine.root, 0);
+    // The root of the second stage is the context entry's (QEMU says the same), what it leads to is not.
     machine.attach(DEVICE, MEMORY + 0x1000, 1);
+    machine.invalidate_all();
+    machine.refused(machine.read(DEVICE, 0), 0x3);
+    let table = machine.allocate();
+    machine.put(table, (MEMORY + 0x1000) | 3);
+    machine.attach(DEVICE, table, 1);
     machine.invalidate_all();
     machine.refused(machine.read(DEVICE, 0), 0x7);
 }
