@@ -144,8 +144,13 @@ fn check(rights: Rights, rules: StageRules, request: Request, number: StageNumbe
     } else {
         !user_page
     };
-    // An entry that permits nothing at all ended the walk: these permit something each, and nothing together.
-    let reason = if by_privilege { FaultReason::PrivilegeDenied } else { FaultReason::PermissionDenied };
+    let reason = if !rights.intersects(Rights::READ | Rights::WRITE) {
+        FaultReason::NotMapped
+    } else if by_privilege {
+        FaultReason::PrivilegeDenied
+    } else {
+        FaultReason::PermissionDenied
+    };
     let missing = request.access & Access::READ_WRITE & !access;
     let read_denied = missing == Access::READ && request.access.contains(Access::WRITE);
     let detail = if read_denied { Detail::OnlyReadDenied } else { Detail::None };

@@ -386,6 +386,10 @@ impl<M: Words> Walk<'_, M> {
                 table = entry & PAGE & (u64::MAX >> 12);
                 continue;
             }
+            // SSS.2, read as of all entries together: which of two readings is meant was not to be found out.
+            if !readable && !writable && purpose != LegacyRequest {
+                return refuse(0x79);
+            }
             let wanted_read = self.request.read || matches!(purpose, FirstStageEntry(_)) || !write;
             if write && !writable {
                 return refuse(match purpose {
