@@ -7,7 +7,7 @@
 use clap::Parser;
 use portcullis_firmware::acpi::{self, Table};
 use portcullis_testing::firmware::generate::{Generator, Range};
-use portcullis_testing::firmware::{differences, iasl, rules, tables};
+use portcullis_testing::firmware::{differences, iasl, reference, rules, tables};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -37,6 +37,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 struct Judge {
     checks: u64,
     differences: u64,
+    /// Tables whose topology was compared with the reference's.
+    topologies: u64,
     /// Counts inputs, so that a watcher sees whether one of them never ends.
     progress: Arc<AtomicU64>,
 }
@@ -51,6 +53,7 @@ impl Judge {
 
     fn check(&mut self, name: &str, result: Result<(), String>) {
         self.checks += 1;
+        self.progress.fetch_add(1, Ordering::Relaxed);
         if let Err(what) = result {
             self.difference(name, &what);
         }
@@ -58,7 +61,6 @@ impl Judge {
 
     /// Checks the rules for any bytes at all.
     fn rules(&mut self, name: &str, bytes: &[u8]) {
-        self.progress.fetch_add(1, Ordering::Relaxed);
         let result = catch_unwind(AssertUnwindSafe(|| rules::hold(bytes)))
             .unwrap_or_else(|_| Err("panics".into()))
             .map_err(|what| format!("{what}\n  bytes: {}", hex(bytes)));
@@ -84,6 +86,13 @@ impl Judge {
         self.checks += comparison.checks;
         for difference in comparison.differences {
             self.difference(name, &difference);
+        }
+        if let Some((checks, differences)) = reference::compare(bytes, &theirs) {
+            self.checks += checks;
+            self.topologies += 1;
+            for difference in differences {
+                self.difference(name, &difference);
+            }
         }
     }
 
@@ -162,6 +171,8 @@ fn main() -> ExitCode {
     }
     println!("{} tables made up, written and read back; half of them read by iasl", 2 * arguments.tables);
 
+    println!("{} topologies compared with the reference's", judge.topologies);
+
     std::panic::set_hook(Box::new(|_| {}));
     let mut cuts = 0u64;
     for (name, bytes) in &corpus {
@@ -203,8 +214,11 @@ fn watch(progress: Arc<AtomicU64>) {
         loop {
             std::thread::sleep(PATIENCE);
             let now = progress.load(Ordering::Relaxed);
-            if now != 0 && now == last {
-                println!("difference: input {now} takes longer than {} seconds", PATIENCE.as_secs());
+            if now == last {
+                println!(
+                    "difference: what follows check {now} takes longer than {} seconds",
+                    PATIENCE.as_secs()
+                );
                 println!("oracle firmware: stopped, 1 difference");
                 std::process::exit(1);
             }

@@ -58,6 +58,12 @@ impl<'r> Generator<'r> {
         bytes
     }
 
+    /// A register base: aligned, where it is not to be a wild one.
+    fn base(&mut self) -> u64 {
+        let base: u64 = self.number();
+        if self.wild() && self.random.random_bool(0.5) { base } else { base & !0xffff }
+    }
+
     /// Reserved fields are zero where iasl is to be content.
     fn reserved<T: TryFrom<u64> + Default>(&mut self) -> T {
         if self.wild() { self.number() } else { T::default() }
@@ -123,7 +129,7 @@ impl<'r> Generator<'r> {
                     flags: self.number(),
                     size: self.reserved(),
                     segment: self.number(),
-                    register_base: self.number(),
+                    register_base: self.base(),
                 },
                 self.scopes(),
             ),
@@ -142,7 +148,7 @@ impl<'r> Generator<'r> {
             ),
             3 => Structure::Rhsa(dmar::Rhsa {
                 reserved: self.reserved(),
-                register_base: self.number(),
+                register_base: self.base(),
                 proximity_domain: self.number(),
             }),
             4 => Structure::Andd(
@@ -199,7 +205,7 @@ impl<'r> Generator<'r> {
                     flags: self.number(),
                     device_id: self.number(),
                     capability_offset: self.number(),
-                    base: self.number(),
+                    base: self.base(),
                     segment: self.number(),
                     info: self.number(),
                     features: self.number(),
@@ -211,7 +217,7 @@ impl<'r> Generator<'r> {
                     flags: self.number(),
                     device_id: self.number(),
                     capability_offset: self.number(),
-                    base: self.number(),
+                    base: self.base(),
                     segment: self.number(),
                     info: self.number(),
                     attributes: self.number(),
@@ -336,7 +342,7 @@ impl<'r> Generator<'r> {
                 reserved1: self.reserved(),
                 memory_flags: self.number(),
                 ats_attribute: self.number(),
-                segment: self.number(),
+                segment: if self.random.random_bool(0.7) { 0 } else { self.number() },
                 memory_address_limit: self.number(),
                 pasid_capabilities: self.reserved(),
                 reserved2: self.reserved(),
@@ -344,7 +350,7 @@ impl<'r> Generator<'r> {
             }),
             3 => {
                 let smmu = iort::Smmu {
-                    base: self.number(),
+                    base: self.base(),
                     span: self.number(),
                     model: self.number(),
                     flags: self.number(),
@@ -361,7 +367,7 @@ impl<'r> Generator<'r> {
             4 => {
                 let later = revision >= 1;
                 NodeKind::SmmuV3(iort::SmmuV3 {
-                    base: self.number(),
+                    base: self.base(),
                     flags: self.number(),
                     reserved: self.reserved(),
                     vatos: self.number(),
@@ -396,10 +402,18 @@ impl<'r> Generator<'r> {
         let most = if matches!(kind, NodeKind::ItsGroup(_)) { 0 } else { 3 };
         let mappings = (0..self.some(most)).map(|_| iort::Mapping {
             info: iort::MappingInfo {
-                input_base: self.number(),
-                id_count: self.number(),
+                input_base: if self.random.random_bool(0.7) {
+                    self.number::<u16>().into()
+                } else {
+                    self.number()
+                },
+                id_count: if self.random.random_bool(0.7) {
+                    self.number::<u8>().into()
+                } else {
+                    self.number()
+                },
                 output_base: self.number(),
-                flags: self.number(),
+                flags: if self.random.random_bool(0.8) { 0 } else { self.number() },
             },
             output: self.reference(nodes),
         });
@@ -461,7 +475,7 @@ impl<'r> Generator<'r> {
                 0 => {
                     let iommu = rimt::Iommu {
                         hardware_id: self.text(),
-                        base: self.number(),
+                        base: self.base(),
                         flags: self.number(),
                         proximity_domain: self.number(),
                         segment: self.number(),

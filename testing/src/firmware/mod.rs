@@ -3,5 +3,6 @@
 pub mod differences;
 pub mod generate;
 pub mod iasl;
+pub mod reference;
 pub mod rules;
 pub mod tables;
