@@ -59,6 +59,9 @@ fn parts<'t>(lines: &'t [Line], outer: &str, inner: &str) -> Vec<Part<'t>> {
     parts
 }
 
+/// Unit, source ID and setting of a requester ID (IVRS).
+type Answer = (u64, u16, u64);
+
 struct Comparison<'t> {
     topology: &'t Topology,
     checks: u64,
@@ -182,8 +185,7 @@ impl Comparison<'_> {
         let hardware = |part: &&Part<'_>| [0x10, 0x11].contains(&kind(part));
         let id = |part: &Part<'_>| (part.number("PCI Segment Group"), part.number("DeviceId"));
         let mut seen = BTreeSet::new();
-        // Segment and requester ID: unit, source ID, setting.
-        let mut answers: BTreeMap<u64, Vec<Option<(u64, u16, u64)>>> = BTreeMap::new();
+        let mut answers: BTreeMap<u64, Vec<Option<Answer>>> = BTreeMap::new();
         for part in parts.iter().filter(hardware) {
             let best = parts.iter().filter(hardware).filter(|other| id(other) == id(part)).map(kind).max();
             let base = part.number("Base Address");
