@@ -1,4 +1,24 @@
 //! DMAR: DMA remapping reporting (VT-d chapter 8).
+//!
+//! ```
+//! use portcullis_firmware::acpi::{Header, dmar, topology};
+//!
+//! let table = dmar::Dmar {
+//!     header: Header::new(1),
+//!     platform: dmar::PlatformInfo { host_address_width: 38, flags: 1, ..Default::default() },
+//!     structures: vec![dmar::Structure::Drhd(
+//!         dmar::Drhd { flags: 1, register_base: 0xfed9_0000, ..Default::default() },
+//!         vec![dmar::Scope {
+//!             info: dmar::ScopeInfo { kind: dmar::SCOPE_IOAPIC, start_bus: 0xff, ..Default::default() },
+//!             path: vec![(0, 0)],
+//!             odd_byte: None,
+//!         }],
+//!     )],
+//! };
+//! let bytes = table.write()?;
+//! assert_eq!(topology(&bytes).units.len(), 1);
+//! # Ok::<(), portcullis_firmware::acpi::WriteError>(())
+//! ```
 
 mod structures;
 mod topology;
