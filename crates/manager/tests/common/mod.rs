@@ -5,12 +5,13 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     os::fd::OwnedFd,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, mpsc},
+    time::Duration,
 };
 
 use portcullis_manager::{
     Backend, BackendError, Capabilities, Change, Device, DeviceId, DeviceKind, Group, GroupId, Inventory,
-    Mapping, MemoryId, Source, SpaceId, Unit, UnitCapabilities, UnitId, UnitKind,
+    Mapping, MemoryId, Source, SpaceId, Unit, UnitCapabilities, UnitId, UnitKind, Violation, ViolationSource,
 };
 use portcullis_spec::{Access, Iova, Pasid, PciAddress, Requester};
 
@@ -47,6 +48,22 @@ pub(crate) struct Inner {
     pub(crate) kept: bool,
     /// Fail once this many more calls were made.
     pub(crate) fail: Option<(u32, Fail)>,
+    /// Where violations come from, until somebody asks for them.
+    pub(crate) violations: Option<mpsc::Receiver<Violation>>,
+}
+
+struct Sent(mpsc::Receiver<Violation>);
+
+impl ViolationSource for Sent {
+    fn read(&mut self, timeout: Duration, sink: &mut dyn FnMut(Violation)) -> Result<u64, BackendError> {
+        match self.0.recv_timeout(timeout) {
+            Ok(violation) => sink(violation),
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+            // Nobody sends any more, which is no fault of the hardware.
+            Err(mpsc::RecvTimeoutError::Disconnected) => std::thread::sleep(timeout),
+        }
+        Ok(0)
+    }
 }
 
 /// The back end; clones look at the same state.
@@ -125,6 +142,11 @@ impl Backend for Plain {
 
     fn inventory(&mut self) -> Result<Inventory, BackendError> {
         Ok(self.0.lock().unwrap().inventory.clone())
+    }
+
+    fn violations(&mut self) -> Option<Box<dyn ViolationSource>> {
+        let violations = self.0.lock().unwrap().violations.take()?;
+        Some(Box::new(Sent(violations)))
     }
 
     fn changes(&mut self) -> Vec<Change> {
