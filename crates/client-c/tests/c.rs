@@ -171,7 +171,7 @@ fn the_calls_do_what_the_header_says() {
                 assert_eq!((running.reach(0), running.reach(1)), (half.clone(), half));
             }
             "refuse" => {
-                running.refuse(0xdead_000 + refused);
+                running.refuse(0x0dea_d000 + refused);
                 refused += 1;
             }
             "gave back" => {

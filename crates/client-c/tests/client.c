@@ -154,7 +154,7 @@ int main(int argc, char **argv)
 		IS(poll(&wait, 1, 10000), 1);
 		IS(read(event, &times, sizeof times), 8);
 		IS(portcullis_fault_fetch(c, &fault), 1);
-		IS(fault.address, 0xdead000 + round);
+		IS(fault.address, 0x0dead000 + round);
 		IS(fault.access, PORTCULLIS_WRITE);
 		IS(fault.pasid, PORTCULLIS_NO_PASID);
 		IS(fault.code, 6);

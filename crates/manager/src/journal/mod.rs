@@ -122,7 +122,8 @@ impl Journal {
     pub fn records<'a>(&'a self, wanted: &'a Wanted<'a>) -> impl Iterator<Item = &'a Record> {
         // Numbers ascend without gaps, so the place of the first is known.
         let first = self.ring.front().map_or(0, |r| r.number);
-        let skip = usize::try_from((wanted.after + 1).saturating_sub(first)).unwrap_or(usize::MAX);
+        let skip =
+            usize::try_from(wanted.after.saturating_add(1).saturating_sub(first)).unwrap_or(usize::MAX);
         self.ring.iter().skip(skip).filter(move |record| {
             let time = record.violation.time;
             let attribution = record.attribution.as_deref();
