@@ -1,5 +1,6 @@
 //! `portcullis inspect`.
 
+mod html;
 mod text;
 
 use std::path::PathBuf;
@@ -23,6 +24,9 @@ pub(crate) struct Args {
     /// A directory that holds a copy of a host's /sys, /proc and /dev, instead of this host.
     #[arg(long, value_name = "DIR", default_value = "/", hide_default_value = true)]
     root: PathBuf,
+    /// Write a page with the topology drawn into this file as well.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
     /// Show every group, those of one device without anything to say too.
     #[arg(short, long)]
     all: bool,
@@ -35,6 +39,10 @@ pub(crate) fn run(arguments: &Args, output: &mut Output) -> Result<Exit, Failure
     let root = Root::open(&arguments.root).map_err(failed)?;
     let wanted = host.functions.iter().map(|function| (function.vendor, function.device));
     let report = Report::of(&host, &PciNames::read(&root, wanted));
+    if let Some(file) = &arguments.html {
+        std::fs::write(file, html::page(&report))
+            .map_err(|error| Failure::new(format!("cannot write {}: {error}", file.display())))?;
+    }
     output.show(&report, |report, out| text::write(report, arguments.all, out))?;
     Ok(if report.findings.is_empty() { Exit::Done } else { Exit::Findings })
 }
