@@ -203,9 +203,16 @@ fn drawing(report: &Report, out: &mut String) -> fmt::Result {
         .enumerate()
         .flat_map(|(place, group)| group.functions.iter().map(move |address| (*address, place)))
         .collect();
-    let shared = |address: PciAddress| {
-        group.get(&address).copied().filter(|place| report.groups[*place].functions.len() > 1)
-    };
+    // Colours go round among the groups of several alone, so that neighbours differ.
+    let bands: BTreeMap<usize, usize> = report
+        .groups
+        .iter()
+        .enumerate()
+        .filter(|(_, group)| group.functions.len() > 1)
+        .enumerate()
+        .map(|(number, (place, _))| (place, number))
+        .collect();
+    let shared = |address: PciAddress| bands.get(group.get(&address)?).copied();
     let width = 1080;
     let height = drawn * ROW + 16;
     out.push_str(
@@ -340,7 +347,11 @@ fn units(report: &Report, out: &mut String) -> fmt::Result {
             Escaped(&unit.name),
             Escaped(unit.architecture.as_deref().unwrap_or_default()),
             unit.registers.map(|base| format!(" at {base:#x}")).unwrap_or_default(),
-            if unit.active { format!("{} devices", unit.devices) } else { "not driven".to_owned() }
+            if unit.active {
+                format!("{} device{}", unit.devices, if unit.devices == 1 { "" } else { "s" })
+            } else {
+                "not driven".to_owned()
+            }
         )?;
         for capability in &unit.capabilities {
             write!(
