@@ -6,15 +6,16 @@ use clap::ValueEnum;
 use portcullis_client::{api, socket_path, user_socket};
 use portcullis_manager::{
     Backend,
-    core::{Accepted, Core},
+    configuration::{BackendChoice, Configuration},
+    core::Core,
     embedded::{EmbeddedBackend, EmbeddedOptions, backend::DEVICES},
-    service::{Ended, Inherited, Policies, Settings, serve},
+    service::{Inherited, Settings, serve},
     vfio::Vfio,
 };
 use serde::Serialize;
 use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
 
-use super::At;
+use super::{At, configured};
 use crate::{
     exit::{Exit, Failure},
     output::Output,
@@ -23,15 +24,21 @@ use crate::{
 /// Run the service.
 ///
 /// Uses this host's IOMMUs where it can, and else simulates a machine, which protects nothing real; the first line says which.
-/// It listens at a socket that only decides by who connects: root and the user it runs as may have every device.
+/// Who may have what is what the configuration says; without one, root and the user it runs as may have every device.
 #[derive(clap::Args)]
 pub(crate) struct Args {
+    /// Configuration: TOML, or smmuman's options where it is called `*.smmu` or `@` stands before it.
+    #[arg(long, value_name = "FILE", conflicts_with = "board")]
+    config: Option<String>,
+    /// The same, as smmuman takes it: `portcullis run @board.smmu`.
+    #[arg(value_name = "@FILE")]
+    board: Option<String>,
     /// What to program: this host through VFIO, or a simulated machine; by itself whichever is there.
-    #[arg(long, value_enum, default_value_t = Platform::Auto)]
-    platform: Platform,
+    #[arg(long, value_enum)]
+    platform: Option<Platform>,
     /// The simulated machine's IOMMU.
-    #[arg(long, value_enum, default_value_t = Iommu::Vtd)]
-    iommu: Iommu,
+    #[arg(long, value_enum)]
+    iommu: Option<Iommu>,
     #[command(flatten)]
     at: At,
 }
@@ -60,24 +67,33 @@ struct Started {
     because: Option<String>,
 }
 
-/// Records of violations that are kept in memory: some 4 MiB.
-const JOURNAL: usize = 1 << 14;
-/// Connections that one user may have.
+/// Connections that one user may have, unless configured.
 const CONNECTIONS: usize = 1100;
+/// Records of violations in memory without a configuration: some 4 MiB.
+const JOURNAL: usize = 1 << 14;
 
 pub(crate) fn run(arguments: &Args, output: &mut Output) -> Result<Exit, Failure> {
     let mut inherited = Inherited::take();
     log();
-    let socket = match &arguments.at.socket {
-        Some(path) => path.clone(),
-        None if rustix::process::geteuid().is_root() || std::env::var_os("PORTCULLIS_SOCKET").is_some() => {
-            socket_path(None)
-        }
-        None => user_socket(),
+    let file = arguments.config.as_deref().or(arguments.board.as_deref());
+    let configuration = match file {
+        Some(file) => configured::load(file)?,
+        None => Configuration::default(),
     };
-    let (mut backend, because) = choose(arguments)?;
+    let (mut backend, because) = choose(arguments, &configuration)?;
     backend.adopt(std::mem::take(&mut inherited.kept));
-    let core = Core::start::<Failure>(backend, Accepted::default(), Ok)?;
+    let accepted = configured::accepted(&configuration);
+    let mut core =
+        Core::start::<Failure>(backend, accepted, |inventory| configured::adjust(&configuration, inventory))?;
+    configured::allow(&configuration, &mut core)?;
+    let mut warnings = configuration.remarks();
+    warnings.extend(file.and_then(configured::writable_by_others));
+    for warning in &warnings {
+        tracing::warn!("{warning}");
+    }
+    let mut policies = configured::policies(&configuration)?;
+    policies.operators_have_all = file.is_none();
+    let socket = socket(arguments, &configuration);
     let started = Started {
         simulated: core.backend().capabilities().simulated,
         backend: core.backend().name(),
@@ -87,20 +103,25 @@ pub(crate) fn run(arguments: &Args, output: &mut Output) -> Result<Exit, Failure
     };
     let settings = Settings {
         socket,
-        socket_mode: 0o666,
-        policies: Policies { operators_have_all: true, ..Policies::default() },
-        warnings: Vec::new(),
-        journal: JOURNAL,
-        disk: None,
-        connections: CONNECTIONS,
+        socket_mode: configuration.socket_mode.unwrap_or(0o666),
+        policies,
+        warnings,
+        journal: if file.is_some() { configuration.journal.records } else { JOURNAL },
+        disk: configured::disk(&configuration)?,
+        connections: configuration.connections.unwrap_or(CONNECTIONS),
     };
-    let ended = serve(core, settings, inherited, |_| {
+    serve(core, settings, inherited, |_| {
         output.show(&started, say).map_err(|failure| std::io::Error::other(failure.error))
-    });
-    match ended {
-        Ok(()) => Ok(Exit::Done),
-        Err(ended @ Ended::SafeState(_)) => Err(Failure { exit: Exit::Failed, error: Box::new(ended) }),
-        Err(other) => Err(other.into()),
+    })?;
+    Ok(Exit::Done)
+}
+
+fn socket(arguments: &Args, configuration: &Configuration) -> PathBuf {
+    let root = rustix::process::geteuid().is_root();
+    match (&arguments.at.socket, &configuration.socket) {
+        (Some(path), _) | (None, Some(path)) => path.clone(),
+        _ if root || std::env::var_os("PORTCULLIS_SOCKET").is_some() => socket_path(None),
+        _ => user_socket(),
     }
 }
 
@@ -123,13 +144,35 @@ fn say(started: &Started, out: &mut dyn std::io::Write) -> std::io::Result<()> {
     )
 }
 
-fn choose(arguments: &Args) -> Result<(Box<dyn Backend>, Option<String>), Failure> {
+fn choose(
+    arguments: &Args,
+    configuration: &Configuration,
+) -> Result<(Box<dyn Backend>, Option<String>), Failure> {
+    if configuration.metrics.is_some() {
+        return Err(Failure::new(
+            "this service has no metrics page; leave `metrics` out of the configuration",
+        ));
+    }
     let embedded = || -> Result<Box<dyn Backend>, Failure> {
-        match arguments.iommu {
-            Iommu::Vtd => Ok(Box::new(EmbeddedBackend::new(EmbeddedOptions::default(), &DEVICES)?)),
+        match (arguments.iommu, configuration.iommu.as_deref()) {
+            (Some(Iommu::Vtd), _) | (None, None | Some("vtd")) => {
+                Ok(Box::new(EmbeddedBackend::new(EmbeddedOptions::default(), &DEVICES)?))
+            }
+            (None, Some(other)) => {
+                Err(Failure::new(format!("the simulated machine has no {other}; it has vtd")))
+            }
         }
     };
-    match arguments.platform {
+    let platform = match (arguments.platform, configuration.backend) {
+        (Some(platform), _) => platform,
+        (None, BackendChoice::Auto) => Platform::Auto,
+        (None, BackendChoice::Vfio) => Platform::Vfio,
+        (None, BackendChoice::Embedded) => Platform::Embedded,
+        (None, BackendChoice::Upstream) => {
+            return Err(Failure::new("this service cannot be the client of another manager"));
+        }
+    };
+    match platform {
         Platform::Embedded => Ok((embedded()?, Some("as asked for".into()))),
         Platform::Vfio => Ok((Box::new(vfio()?), None)),
         Platform::Auto => match vfio() {

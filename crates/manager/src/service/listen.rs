@@ -58,6 +58,7 @@ pub fn serve(
     ready: impl FnOnce(&Path) -> io::Result<()>,
 ) -> Result<(), Ended> {
     let system = |what| move |source| Ended::System { what, source };
+    raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(system("cannot start"))?;
     let path = settings.socket.clone();
@@ -86,6 +87,16 @@ pub fn serve(
     // Threads that wait in the kernel for violations end with the process.
     runtime.shutdown_background();
     ended
+}
+
+/// Every connection and memory takes a descriptor; as many as the system lets us have.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit of descriptors stays as it is");
+    }
 }
 
 async fn accept(service: &Rc<Service>, listener: &UnixListener) -> Result<(), Ended> {

@@ -1,0 +1,354 @@
+//! The service over the embedded platform, as clients meet it.
+
+use std::{
+    io::Write,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use portcullis_client::{
+    Client, Error,
+    api::{self, Access, ListFaults, ListGrants, MapRequest, Range},
+    device::SharedMemory,
+};
+use portcullis_manager::{
+    Backend,
+    core::{Accepted, Core, Pattern, Policy, Refusal},
+    embedded::{
+        EmbeddedBackend, EmbeddedOptions,
+        backend::DEVICES,
+        device::{Command, Operation, Outcome},
+    },
+    service::{Inherited, Policies, Settings, Who, serve},
+};
+
+const PAGE: u64 = 4096;
+
+/// A service of its own for each test; it ends with the test's process.
+struct Service {
+    socket: PathBuf,
+    _directory: tempfile::TempDir,
+}
+
+impl Service {
+    fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("socket");
+        let backend: Box<dyn Backend> =
+            Box::new(EmbeddedBackend::new(EmbeddedOptions::default(), &DEVICES).unwrap());
+        let core = Core::start::<Refusal>(backend, Accepted::default(), Ok).unwrap();
+        let me = Who { users: vec![rustix::process::geteuid().as_raw()], groups: Vec::new() };
+        let client = |name: &str, devices: &[&str]| {
+            let devices = devices.iter().map(|d| Pattern::new(*d)).collect();
+            (me.clone(), Arc::new(Policy { name: name.into(), devices, ..Policy::default() }))
+        };
+        let clients = vec![client("a", &["nic0", "accel0"]), client("b", &["disk0", "nic0", "rogue0"])];
+        let settings = Settings {
+            socket: socket.clone(),
+            socket_mode: 0o600,
+            policies: Policies { clients, ..Policies::default() },
+            warnings: Vec::new(),
+            journal: 1000,
+            disk: None,
+            connections: 1100,
+        };
+        let (ready, is_ready) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            serve(core, settings, Inherited::default(), |_| {
+                let _ = ready.send(());
+                Ok(())
+            })
+        });
+        is_ready.recv_timeout(Duration::from_secs(10)).expect("the service starts");
+        Self { socket, _directory: directory }
+    }
+
+    fn client(&self, name: &str) -> Client {
+        let mut client = Client::connect(Some(&self.socket)).unwrap();
+        client.set_timeout(Some(Duration::from_secs(20))).unwrap();
+        client.introduce(name).unwrap();
+        client
+    }
+}
+
+/// A client that has a device with some memory granted.
+struct Holder {
+    client: Client,
+    device: OwnedFd,
+    memory: SharedMemory,
+    space: u64,
+    number: u64,
+}
+
+impl Holder {
+    fn new(service: &Service, name: &str, device: &str, mappings: Vec<MapRequest>) -> Self {
+        let mut client = service.client(name);
+        let descriptor =
+            client.claim(device).unwrap().remove(0).1.expect("simulated devices have descriptors");
+        let space = client.create_space().unwrap();
+        client.attach(space, device, None).unwrap();
+        let memory = SharedMemory::new("test", 16 * PAGE).unwrap();
+        let number = client.add_memory(&memory).unwrap().memory;
+        client.map(space, Some(number), mappings).unwrap();
+        Self { client, device: descriptor, memory, space, number }
+    }
+
+    fn dma(&self, operation: Operation, address: u64, argument: u64) -> (Outcome, u64) {
+        let answer = Command::new(operation, address, 8, argument).send(&self.device).unwrap();
+        (answer.outcome, answer.value)
+    }
+}
+
+fn at(iova: u64, offset: u64, pages: u64, access: Access) -> MapRequest {
+    MapRequest { offset: offset * PAGE, iova: Some(iova), length: pages * PAGE, access }
+}
+
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !holds() {
+        assert!(begin.elapsed() < Duration::from_secs(10), "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn refusal<T: std::fmt::Debug>(answer: Result<T, Error>) -> String {
+    answer.unwrap_err().refusal().expect("a refusal").to_owned()
+}
+
+#[test]
+fn dma_inside_a_grant_arrives_and_outside_is_refused_and_recorded_with_the_clients_name() {
+    let service = Service::start();
+    let grants = vec![at(0x10_0000, 2, 1, Access::READ_WRITE), at(0x20_0000, 3, 1, Access::READ)];
+    let mut a = Holder::new(&service, "a", "nic0", grants);
+    a.memory.write::<u64>(3 * PAGE, 0x1122_3344).unwrap();
+    assert_eq!(a.dma(Operation::Write, 0x10_0010, 0x5566), (Outcome::Done, 0));
+    assert_eq!(a.dma(Operation::Read, 0x10_0010, 0), (Outcome::Done, 0x5566));
+    assert_eq!(a.memory.read::<u64>(2 * PAGE + 0x10).unwrap(), 0x5566);
+    assert_eq!(a.dma(Operation::Read, 0x20_0000, 0).0, Outcome::Done);
+    assert_eq!(a.dma(Operation::Write, 0x20_0000, 1).0, Outcome::Refused);
+    assert_eq!(a.dma(Operation::Write, 0x10_1000, 1).0, Outcome::Refused);
+
+    let mut faults = Vec::new();
+    eventually("two refusals are recorded", || {
+        faults = a.client.faults(&ListFaults::default()).unwrap().faults;
+        faults.len() == 2
+    });
+    let first = &faults[0];
+    assert_eq!((first.client.as_deref(), first.devices.as_slice()), (Some("a"), &["nic0".to_owned()][..]));
+    assert_eq!(
+        (first.address, first.access, first.reason.as_str()),
+        (0x20_0000, Access::WRITE, "permission-denied")
+    );
+    assert_eq!(first.grant, Some(2));
+    assert_eq!(
+        (faults[1].address, faults[1].reason.as_str(), faults[1].grant),
+        (0x10_1000, "not-mapped", None)
+    );
+}
+
+#[test]
+fn what_is_unmapped_is_gone_at_once() {
+    let service = Service::start();
+    let mut a = Holder::new(&service, "a", "nic0", vec![at(0x10_0000, 0, 4, Access::READ_WRITE)]);
+    for round in 0..50 {
+        assert_eq!(a.dma(Operation::Write, 0x10_2000, round).0, Outcome::Done);
+        let removed = a.client.unmap(a.space, vec![Range { iova: 0x10_0000, length: 4 * PAGE }]).unwrap();
+        assert_eq!((removed.mappings, removed.bytes), (1, 4 * PAGE));
+        assert_eq!(a.dma(Operation::Write, 0x10_2000, round).0, Outcome::Refused);
+        a.client.map(a.space, Some(a.number), vec![at(0x10_0000, 0, 4, Access::READ_WRITE)]).unwrap();
+    }
+}
+
+#[test]
+fn a_client_reaches_nothing_of_anothers() {
+    let service = Service::start();
+    let a = Holder::new(&service, "a", "nic0", vec![at(0x10_0000, 0, 1, Access::READ_WRITE)]);
+    let mut b = Holder::new(&service, "b", "rogue0", vec![at(0x10_0000, 0, 1, Access::READ_WRITE)]);
+    assert_eq!(refusal(b.client.claim("nic0")), "Held");
+    assert_eq!(refusal(b.client.claim("accel0")), "NotPermitted");
+    assert_eq!(refusal(b.client.claim("nobody*")), "NoSuchDevice");
+    assert_eq!(refusal(b.client.attach(a.space, "rogue0", None)), "NoSuchSpace");
+    assert_eq!(refusal(b.client.attach(b.space, "nic0", None)), "NotClaimed");
+    let foreign = b.client.map(b.space, Some(a.number), vec![at(0x30_0000, 0, 1, Access::READ)]);
+    assert_eq!(refusal(foreign), "NoSuchMemory");
+    // The same address of two devices leads to two memories.
+    assert_eq!(a.dma(Operation::Write, 0x10_0000, 0xaaaa).0, Outcome::Done);
+    assert_eq!(b.dma(Operation::Read, 0x10_0000, 0), (Outcome::Done, 0));
+    // A rogue finds nothing anywhere else: neighbours, tables, others' memory, interrupts.
+    let before: Vec<u64> = (0..16).map(|page| a.memory.read::<u64>(page * PAGE).unwrap()).collect();
+    let attack = Command::new(Operation::Attack, 0x10_0000, 70, 100_000);
+    assert_eq!(attack.send(&b.device).unwrap().outcome, Outcome::Done);
+    eventually("the rogue's accesses are refused", || {
+        b.client.faults(&ListFaults { device: Some("rogue0".into()), ..ListFaults::default() }).unwrap().total
+            >= 50
+    });
+    let after: Vec<u64> = (0..16).map(|page| a.memory.read::<u64>(page * PAGE).unwrap()).collect();
+    assert_eq!(before, after);
+}
+
+#[test]
+fn a_client_that_dies_loses_its_devices_and_they_reach_nothing() {
+    let service = Service::start();
+    let a = Holder::new(&service, "a", "nic0", vec![at(0x10_0000, 0, 1, Access::READ_WRITE)]);
+    let Holder { client, device, .. } = a;
+    drop(client);
+    let mut b = service.client("b");
+    eventually("the device is free", || b.claim("nic0").is_ok());
+    assert!(
+        Command::new(Operation::Write, 0x10_0000, 8, 1).send(&device).is_err(),
+        "the old descriptor still works"
+    );
+    let grants = b.grants(&ListGrants::default()).unwrap().grants;
+    assert!(grants.is_empty(), "{grants:?}");
+}
+
+#[test]
+fn a_pasid_has_a_space_of_its_own() {
+    let service = Service::start();
+    let mut a = Holder::new(&service, "a", "accel0", vec![at(0x10_0000, 0, 1, Access::READ_WRITE)]);
+    let space = a.client.create_space().unwrap();
+    a.client.attach(space, "accel0", Some(5)).unwrap();
+    a.client.map(space, Some(a.number), vec![at(0x10_0000, 1, 1, Access::READ_WRITE)]).unwrap();
+    let write = |pasid, value| {
+        let pasid = portcullis_spec::Pasid::new(pasid);
+        let command = Command { pasid, ..Command::new(Operation::Write, 0x10_0000, 8, value) };
+        command.send(&a.device).unwrap().outcome
+    };
+    assert_eq!(write(5, 0x55), Outcome::Done);
+    assert_eq!(write(6, 0x66), Outcome::Refused);
+    assert_eq!(a.dma(Operation::Write, 0x10_0000, 0x11).0, Outcome::Done);
+    let word = |page: u64| a.memory.read::<u64>(page * PAGE).unwrap();
+    assert_eq!((word(0), word(1)), (0x11, 0x55));
+}
+
+#[test]
+fn violations_are_followed_as_they_come() {
+    let service = Service::start();
+    let follower = service.client("a");
+    let mut followed = follower.follow(false, true).unwrap();
+    let a = Holder::new(&service, "a", "nic0", vec![at(0x10_0000, 0, 1, Access::READ)]);
+    assert_eq!(a.dma(Operation::Write, 0x10_0000, 1).0, Outcome::Refused);
+    let fault = followed.next().unwrap().unwrap().fault.expect("a violation");
+    assert_eq!((fault.client.as_deref(), fault.address), (Some("a"), 0x10_0000));
+}
+
+#[test]
+fn bad_input_gets_an_exact_error_and_harms_nobody_else() {
+    let service = Service::start();
+    let mut good = service.client("a");
+    let call = |bytes: &[u8]| {
+        let mut stream = UnixStream::connect(&service.socket).unwrap();
+        stream.write_all(bytes).unwrap();
+        let mut client = Client::over(stream);
+        client.set_timeout(Some(Duration::from_secs(10))).unwrap();
+        client.receive::<serde_json::Value>().map(|(value, ..)| value)
+    };
+    let method = |name: &str, parameters: &str| {
+        call(
+            format!("{{\"method\":\"org.portcullis.Manager.{name}\",\"parameters\":{parameters}}}\0")
+                .as_bytes(),
+        )
+    };
+    for garbage in [&b"\0"[..], b"hello\0", b"{}\0", b"[1,2]\0", b"{\"method\":5}\0", b"\xff\xfe\0"] {
+        assert!(matches!(call(garbage), Err(Error::Closed | Error::Io(_))), "{garbage:?}");
+    }
+    assert_eq!(refusal(method("Fly", "{}")), "MethodNotFound");
+    assert_eq!(refusal(call(b"{\"method\":\"org.other.Thing.Do\"}\0")), "InterfaceNotFound");
+    assert_eq!(refusal(method("Claim", "{}")), "InvalidParameter");
+    assert_eq!(refusal(method("Claim", "{\"device\":\"nic0\",\"also\":1}")), "InvalidParameter");
+    assert_eq!(refusal(method("Claim", "{\"device\":5}")), "InvalidParameter");
+    assert_eq!(refusal(method("Follow", "{}")), "ExpectedMore");
+    assert_eq!(refusal(method("AddMemory", "{}")), "BadMemory");
+    assert_eq!(refusal(method("Map", "{\"space\":1,\"memory\":-1,\"mappings\":[]}")), "InvalidParameter");
+    // Too long, too many, never ending.
+    let mut endless = vec![b' '; api::MESSAGE_LIMIT + 1];
+    endless[0] = b'{';
+    let stream = UnixStream::connect(&service.socket).unwrap();
+    stream.set_write_timeout(Some(Duration::from_secs(10))).unwrap();
+    let _ = (&stream).write_all(&endless);
+    let mut client = Client::over(stream);
+    client.set_timeout(Some(Duration::from_secs(10))).unwrap();
+    assert!(client.receive::<serde_json::Value>().is_err());
+    let space = good.create_space().unwrap();
+    let many = vec![at(0, 0, 1, Access::READ); 20_000];
+    assert_eq!(refusal(good.map(space, None, many)), "Limit");
+    // Descriptors that are not memory.
+    let file = std::fs::File::open("/proc/self/exe").unwrap();
+    assert_eq!(refusal(good.add_memory(file.as_fd())), "BadMemory");
+    let memory = SharedMemory::new("test", PAGE).unwrap();
+    let number = good.add_memory(&memory).unwrap().memory;
+    // Ranges that wrap, or lead outside.
+    let wild = |good: &mut Client, one: MapRequest| refusal(good.map(space, Some(number), vec![one]));
+    assert_eq!(wild(&mut good, at(u64::MAX - 0xfff, 0, 2, Access::READ)), "OutOfRange");
+    assert_eq!(wild(&mut good, MapRequest { length: u64::MAX, ..at(0x1000, 0, 1, Access::READ) }), "Limit");
+    assert_eq!(
+        wild(&mut good, MapRequest { offset: u64::MAX - 0xfff, ..at(0x1000, 0, 1, Access::READ) }),
+        "BadRange"
+    );
+    assert_eq!(wild(&mut good, at(0x1000, 0, 2, Access::READ)), "OutOfRange");
+    assert_eq!(wild(&mut good, at(0x1000, 0, 1, Access::default())), "BadRange");
+    // Clients that vanish in the middle of a call.
+    for _ in 0..50 {
+        let mut stream = UnixStream::connect(&service.socket).unwrap();
+        stream.write_all(b"{\"method\":\"org.portcullis.Manager.Cl").unwrap();
+    }
+    assert_eq!(good.status().unwrap().you, "a");
+}
+
+#[test]
+fn a_thousand_connections_that_say_nothing_keep_nobody_waiting() {
+    let service = Service::start();
+    let silent: Vec<UnixStream> =
+        (0..1000).filter_map(|_| UnixStream::connect(&service.socket).ok()).collect();
+    assert_eq!(silent.len(), 1000);
+    let mut client = service.client("a");
+    let begin = Instant::now();
+    for _ in 0..100 {
+        client.status().unwrap();
+    }
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+}
+
+#[test]
+fn one_who_does_not_read_keeps_nobody_waiting() {
+    let service = Service::start();
+    let mut deaf = service.client("b");
+    deaf.set_timeout(Some(Duration::from_secs(1))).unwrap();
+    let stream = deaf.as_fd().try_clone_to_owned().unwrap();
+    let stream = UnixStream::from(stream);
+    stream.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
+    let call = b"{\"method\":\"org.portcullis.Manager.ListDevices\",\"parameters\":{}}\0".repeat(2000);
+    let _ = (&stream).write_all(&call);
+    let mut client = service.client("a");
+    let begin = Instant::now();
+    client.status().unwrap();
+    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+}
+
+#[test]
+fn the_interface_describes_itself() {
+    let service = Service::start();
+    let mut client = service.client("a");
+    let asked = serde_json::json!({ "interface": api::INTERFACE });
+    let answer: serde_json::Value =
+        client.call("org.varlink.service.GetInterfaceDescription", &asked).unwrap();
+    let description = answer["description"].as_str().unwrap();
+    let methods: Vec<&str> = description
+        .lines()
+        .filter_map(|line| line.strip_prefix("method "))
+        .filter_map(|line| line.split('(').next())
+        .collect();
+    assert!(methods.len() > 20);
+    // Every method that is described is there: it is not unknown, whatever else is wrong with an empty call.
+    for method in methods {
+        let answer: Result<serde_json::Value, Error> = client.call(method, &serde_json::json!({}));
+        if let Err(error) = answer {
+            assert_ne!(error.refusal(), Some("MethodNotFound"), "{method}");
+        }
+    }
+}
