@@ -52,7 +52,9 @@ pub enum Cause<E> {
 /// A walk that ended without a page.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
 #[error("level {level}: {cause}")]
-pub struct WalkError<E> {
+pub struct WalkError<A, E> {
+    /// Where the entry lies that ended it, also if it could not be read; the root where the input is out of range.
+    pub at: A,
     /// Level of the entry that ended it; the root's where the input is out of range.
     pub level: u8,
     /// Why.
@@ -70,7 +72,7 @@ pub struct Walk<A, E> {
     /// The intersection of the rights of the table entries alone.
     pub table_rights: Rights,
     /// Where it led, or why nowhere.
-    pub end: Result<Mapping<A>, WalkError<E>>,
+    pub end: Result<Mapping<A>, WalkError<A, E>>,
 }
 
 impl<A, E> Walk<A, E> {
@@ -86,72 +88,84 @@ impl<A, E> Walk<A, E> {
 /// Walks the tables below `root` for `input`. `load` reads the entry at an address; it is called once a level at most,
 /// from the root down, and its first error ends the walk.
 ///
+/// Always inlined: what a caller doesn't look at, the steps above all, is then never written.
+///
 /// `load` may itself translate the address: for the first of two stages the tables lie at [`Ipa`](portcullis_spec::Ipa)s.
-#[inline]
+#[inline(always)]
 pub fn walk<F: Format, I: Address, A: Address, E>(
     format: &F,
     root: A,
     input: I,
     mut load: impl FnMut(A) -> Result<u64, E>,
 ) -> Walk<A, E> {
+    let mut steps = [Step { level: 0, at: root, raw: 0 }; MAX_LEVELS];
+    let mut count = 0;
+    let mut rights = Rights::all();
     let mut level = format.top();
-    let mut walk = Walk {
-        steps: [Step { level: 0, at: root, raw: 0 }; MAX_LEVELS],
-        count: 0,
-        rights: Rights::all(),
-        table_rights: Rights::all(),
-        end: Err(WalkError { level, cause: Cause::OutOfRange }),
-    };
-    let Some(offset) = format.offset(input.value()) else {
-        return walk;
-    };
     let mut table = root.value();
-    for step in &mut walk.steps {
-        let at = A::new(table.wrapping_add(index(format, level, offset) * 8));
+    let offset = format.offset(input.value());
+    let mut at = root;
+    // An offset has no bits above those that index the root.
+    let mut within = u64::MAX;
+    let mut shift = format.span_shift(level);
+    // The leaf and its level by themselves: as parts of a `Result` they would go through memory byte by byte.
+    let mut leaf = NO_LEAF;
+    let cause = loop {
+        let Some(offset) = offset else {
+            break Some(Cause::OutOfRange);
+        };
+        if count == MAX_LEVELS {
+            // A format of more levels than there are.
+            break Some(Cause::Invalid(Invalid::NextLevel));
+        }
+        at = A::new(table.wrapping_add(((offset >> shift) & within) * 8));
         let raw = match load(at) {
             Ok(raw) => raw,
-            Err(error) => {
-                walk.end = Err(WalkError { level, cause: Cause::Load(error) });
-                return walk;
-            }
+            Err(error) => break Some(Cause::Load(error)),
         };
-        *step = Step { level, at, raw };
-        walk.count += 1;
-        let cause = match format.decode(level, raw) {
+        steps[count] = Step { level, at, raw };
+        count += 1;
+        match format.decode(level, raw) {
             // The usual case by itself: the next level then does not wait for what was loaded.
             Entry::Table(next) if next.level + 1 == level => {
-                walk.rights &= next.rights;
+                rights &= next.rights;
                 level -= 1;
+                shift -= format.table_bits();
+                within = (1 << format.table_bits()) - 1;
                 table = next.address;
-                continue;
             }
             Entry::Table(next) if next.level < level => {
-                walk.rights &= next.rights;
-                if !skips(format, level, next.level, offset) {
-                    level = next.level;
-                    table = next.address;
-                    continue;
+                rights &= next.rights;
+                if skips(format, level, next.level, offset) {
+                    break Some(Cause::SkippedBits);
                 }
-                Cause::SkippedBits
+                level = next.level;
+                shift = format.span_shift(level);
+                within = (1 << format.table_bits()) - 1;
+                table = next.address;
             }
-            Entry::Leaf(leaf) => {
-                walk.table_rights = walk.rights;
-                walk.rights &= leaf.attributes.rights;
-                walk.end = Ok(mapping(&leaf, level, offset));
-                return walk;
+            Entry::Leaf(found) => {
+                leaf = found;
+                break None;
             }
-            Entry::Empty => Cause::NotPresent,
-            Entry::Table(_) => Cause::Invalid(Invalid::NextLevel),
-            Entry::Invalid(rule) => Cause::Invalid(rule),
-        };
-        walk.table_rights = walk.rights;
-        walk.end = Err(WalkError { level, cause });
-        return walk;
-    }
-    // A format of more than MAX_LEVELS levels.
-    walk.end = Err(WalkError { level, cause: Cause::Invalid(Invalid::NextLevel) });
-    walk
+            Entry::Empty => break Some(Cause::NotPresent),
+            Entry::Table(_) => break Some(Cause::Invalid(Invalid::NextLevel)),
+            Entry::Invalid(rule) => break Some(Cause::Invalid(rule)),
+        }
+    };
+    let table_rights = rights;
+    let end = match cause {
+        None => {
+            rights &= leaf.attributes.rights;
+            Ok(mapping(&leaf, level, offset.unwrap_or_default()))
+        }
+        Some(cause) => Err(WalkError { at, level, cause }),
+    };
+    Walk { steps, count: count as u8, rights, table_rights, end }
 }
+
+const NO_LEAF: Leaf =
+    Leaf { address: 0, shift: 0, run_shift: 0, attributes: Attributes::new(Rights::empty()) };
 
 /// The index of `offset`'s entry in a table of `level`. An offset has no bits above those that index the root.
 #[inline]

@@ -106,15 +106,15 @@ fn arm_table_attributes_limit_what_is_below() {
 fn a_walk_says_at_which_level_it_ended_and_why() {
     let format = VtdSecondStage::new(4);
     let tables =
-        memory(&[(0x1000, 0, 0x2003), (0x2000, 0, 0x3003), (0x2000, 1, 0x9880), (0x2000, 2, 0x9803)]);
+        memory(&[(0x1000, 0, 0x2003), (0x2000, 0, 0x3003), (0x2000, 3, 0x9880), (0x2000, 2, 0x9803)]);
     let end = |iova| walk(&format, PhysAddr(0x1000), Iova(iova), load(&tables));
-    let error = |level, cause| Some(WalkError { level, cause });
-    assert_eq!(end(0).end.err(), error(1, Cause::Load(0x3000)));
+    let error = |at, level, cause| Some(WalkError { at: PhysAddr(at), level, cause });
+    assert_eq!(end(0).end.err(), error(0x3000, 1, Cause::Load(0x3000)));
     assert_eq!(end(0).steps().len(), 2, "what could not be read is no step");
-    assert_eq!(end(1 << 30).end.err(), error(2, Cause::NotPresent));
-    assert_eq!(end(2 << 30).end.err(), error(2, Cause::Invalid(Invalid::Reserved)));
+    assert_eq!(end(3 << 30).end.err(), error(0x2018, 2, Cause::NotPresent));
+    assert_eq!(end(2 << 30).end.err(), error(0x2010, 2, Cause::Invalid(Invalid::Reserved)));
     assert_eq!(end(2 << 30).steps().len(), 2, "what ended the walk is a step");
-    assert_eq!(end(1 << 48).end.err(), error(3, Cause::OutOfRange));
+    assert_eq!(end(1 << 48).end.err(), error(0x1000, 3, Cause::OutOfRange));
     assert!(end(1 << 48).steps().is_empty());
 }
 
@@ -162,7 +162,11 @@ fn amd_tables_may_skip_levels() {
     assert_eq!(found.steps().iter().map(|step| step.level).collect::<Vec<_>>(), [3, 1, 0]);
     for bit in 30..39 {
         let error = walk(&format, PhysAddr(0x1000), Iova(iova | 1 << bit), load(&tables)).end.unwrap_err();
-        assert_eq!(error, WalkError { level: 3, cause: Cause::SkippedBits }, "bit {bit}");
+        assert_eq!(
+            error,
+            WalkError { at: PhysAddr(0x1008), level: 3, cause: Cause::SkippedBits },
+            "bit {bit}"
+        );
     }
 }
 
@@ -184,7 +188,7 @@ fn a_first_stage_is_walked_through_a_second() {
     };
     let first = walk(&X86::new(4), Ipa(0x1000), Iova(0x9abc), |at: Ipa| {
         let at = through(at).map_err(|error| (at, error))?.address;
-        Ok::<_, (Ipa, WalkError<u64>)>(host.borrow()[&at.0])
+        Ok::<_, (Ipa, WalkError<PhysAddr, u64>)>(host.borrow()[&at.0])
     });
     let ipa = first.end.unwrap().address;
     assert_eq!(ipa, Ipa(0x5abc));
@@ -194,13 +198,13 @@ fn a_first_stage_is_walked_through_a_second() {
     host.borrow_mut().insert(0x8020_2000, 0x4000_0027);
     let first = walk(&X86::new(4), Ipa(0x1000), Iova(0x9abc), |at: Ipa| {
         let at = through(at).map_err(|error| (at, error))?.address;
-        Ok::<_, (Ipa, WalkError<u64>)>(host.borrow()[&at.0])
+        Ok::<_, (Ipa, WalkError<PhysAddr, u64>)>(host.borrow()[&at.0])
     });
-    let WalkError { level, cause: Cause::Load((at, second)) } = first.end.unwrap_err() else {
+    let WalkError { level, cause: Cause::Load((at, second)), .. } = first.end.unwrap_err() else {
         panic!("the load failed");
     };
     assert_eq!((level, at), (1, Ipa(0x4000_0000)));
-    assert_eq!(second, WalkError { level: 2, cause: Cause::NotPresent });
+    assert_eq!(second, WalkError { at: PhysAddr(0x1008), level: 2, cause: Cause::NotPresent });
 }
 
 fn any_formats() -> Vec<AnyFormat> {

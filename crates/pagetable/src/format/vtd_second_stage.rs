@@ -117,15 +117,8 @@ impl Format for VtdSecondStage {
         if raw & (R | W) == 0 {
             return Entry::Empty;
         }
-        let mut reserved = bits(51, 12) & !(u64::MAX >> (64 - self.host_bits)) | TM | SNP;
-        let large = raw & PS != 0 && (level == 1 || level == 2);
-        if level != 0 && !large {
-            if level > 2 {
-                reserved |= PS;
-            }
-            if raw & reserved != 0 {
-                return Entry::Invalid(Invalid::Reserved);
-            }
+        let beyond = bits(51, 12) & !(u64::MAX >> (64 - self.host_bits));
+        if level != 0 && raw & (PS | SNP | TM | beyond) == 0 {
             let flags = self.flags(raw) & Flags::ACCESSED;
             return Entry::Table(TableEntry {
                 address: raw & ADDR,
@@ -135,15 +128,18 @@ impl Format for VtdSecondStage {
             });
         }
         let shift = 12 + 9 * level;
-        reserved |= bits(51, 12) & !(u64::MAX << shift);
-        if self.snoop {
-            reserved &= !SNP;
+        let mut reserved = beyond;
+        if level != 0 {
+            if raw & PS == 0 || level > 2 || self.page_sizes() & (1 << shift) == 0 {
+                return Entry::Invalid(Invalid::Reserved);
+            }
+            reserved |= bits(51, 12) & !(u64::MAX << shift);
         }
-        if self.transient {
-            reserved &= !TM;
+        if !self.snoop {
+            reserved |= SNP;
         }
-        if large && self.page_sizes() & (1 << shift) == 0 {
-            reserved |= PS;
+        if !self.transient {
+            reserved |= TM;
         }
         if raw & reserved != 0 {
             return Entry::Invalid(Invalid::Reserved);

@@ -123,14 +123,7 @@ impl Format for X86 {
         if !self.execute_disable {
             reserved |= XD;
         }
-        let large = raw & PS != 0 && (level == 1 || level == 2);
-        if level != 0 && !large {
-            if level > 2 {
-                reserved |= PS;
-            }
-            if raw & reserved != 0 {
-                return Entry::Invalid(Invalid::Reserved);
-            }
+        if level != 0 && raw & (PS | reserved) == 0 {
             let flags = self.flags(raw) & (Flags::ACCESSED | Flags::EXTENDED_ACCESSED);
             return Entry::Table(TableEntry {
                 address: raw & ADDR,
@@ -140,11 +133,12 @@ impl Format for X86 {
             });
         }
         let shift = 12 + 9 * level;
+        let large = level != 0;
         if large {
-            reserved |= bits(51, 13) & !(u64::MAX << shift);
-            if level == 2 && !self.pages_1g {
-                reserved |= PS;
+            if raw & PS == 0 || level > 2 || level == 2 && !self.pages_1g {
+                return Entry::Invalid(Invalid::Reserved);
             }
+            reserved |= bits(51, 13) & !(u64::MAX << shift);
         }
         if raw & reserved != 0 {
             return Entry::Invalid(Invalid::Reserved);

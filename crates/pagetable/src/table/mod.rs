@@ -80,7 +80,7 @@ impl<F: Format, M: TableMemory> PageTable<F, M> {
     }
 
     /// Walks the tables for `iova`, as a unit would.
-    #[inline]
+    #[inline(always)]
     pub fn walk(&self, iova: Iova) -> Walk<PhysAddr, M::Error> {
         walk(&self.format, self.root, iova, |at| self.memory.load(at))
     }
