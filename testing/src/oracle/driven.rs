@@ -111,4 +111,18 @@ impl<'m, M: Machine, A: Architecture> Driven<'m, M, A> {
             registers: self.recorder.take(),
         }
     }
+
+    /// Detach everything and shut the unit down. The driver has given all memory back then.
+    ///
+    /// # Errors
+    /// What the driver said, or how much it kept.
+    pub fn finish(self) -> Result<(), String> {
+        let Self { machine, unit, spaces, .. } = self;
+        unit.shut_down().map_err(|error| error.to_string())?;
+        drop(spaces);
+        match machine.ram().bytes_in_use() {
+            0 => Ok(()),
+            kept => Err(format!("the driver kept {kept:#x} bytes when it was shut down")),
+        }
+    }
 }

@@ -94,7 +94,14 @@ fn run(
             Err(why) => return Ok(Err(Failed { step: steps.len() - 1, why })),
         }
     }
-    Ok(Ok(checks))
+    let finished = on_qemu
+        .finish()
+        .map_err(|why| format!("on QEMU, at the end: {why}"))
+        .and_then(|()| on_model.finish().map_err(|why| format!("on our model, at the end: {why}")));
+    Ok(match finished {
+        Ok(()) => Ok(checks),
+        Err(why) => Err(Failed { step: steps.len().saturating_sub(1), why }),
+    })
 }
 
 type Sides<'m, M> = Driven<'m, M, Vtd<&'m Recorder<&'m M>, &'m Ram>>;
