@@ -14,6 +14,7 @@ mod inspect;
 mod man;
 mod output;
 mod service;
+mod top;
 
 use std::process::ExitCode;
 
@@ -49,6 +50,7 @@ enum Command {
     Release(service::release::Args),
     Grant(service::grant::Args),
     Revoke(service::revoke::Args),
+    Top(top::Args),
     Demo(demo::Args),
     Inspect(inspect::Args),
     Decode(decode::Args),
@@ -72,6 +74,7 @@ fn dispatch(command: Command, output: &mut Output) -> Result<Exit, Failure> {
         Command::Release(arguments) => service::release::run(&arguments, output),
         Command::Grant(arguments) => service::grant::run(&arguments, output),
         Command::Revoke(arguments) => service::revoke::run(&arguments, output),
+        Command::Top(arguments) => top::run(&arguments, output),
         Command::Demo(arguments) => demo::run(&arguments, output),
         Command::Inspect(arguments) => inspect::run(&arguments, output),
         Command::Decode(arguments) => decode::run(&arguments, output),
