@@ -1,7 +1,7 @@
 //! One page-table engine, many formats.
 //!
 //! A [`Format`] is one small file of facts: how many levels, which bits, which sizes. Everything that is an algorithm
-//! is written once over it: [`walk`] reads tables through any closure that loads an entry (a model, a driver, an offline
+//! is written once over it: [`walk()`] reads tables through any closure that loads an entry (a model, a driver, an offline
 //! decoder, or a first stage whose tables are themselves translated), and [`PageTable`] maps and unmaps.
 //!
 //! # Glossary

@@ -36,7 +36,7 @@ pub struct VtdSecondStage {
     pub transient: bool,
     /// A and D are kept by the unit (SSADE with ECAP.SSADS). Ignored bits otherwise.
     pub accessed_dirty: bool,
-    /// Host address width (HAW): address bits from here to 51 are reserved.
+    /// Host address width (HAW), 12 to 52: address bits from here to 51 are reserved.
     pub host_bits: u8,
 }
 

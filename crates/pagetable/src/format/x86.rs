@@ -41,7 +41,7 @@ pub struct X86 {
     /// Input must be canonical. Otherwise its bits above the input size must be zero, as some AMD units want for requests
     /// without PASID.
     pub canonical: bool,
-    /// Physical address width (HAW): address bits from here to 51 are reserved.
+    /// Physical address width (HAW), 12 to 52: address bits from here to 51 are reserved.
     pub host_bits: u8,
 }
 
