@@ -1,11 +1,29 @@
 //! `portcullis demo`.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    os::fd::OwnedFd,
+    path::Path,
+    sync::{Arc, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
 
-use portcullis_driver::{Device, DomainOptions};
-use portcullis_manager::embedded::{Embedded, EmbeddedOptions, Engine};
-use portcullis_spec::vtd::VtdFaultReason;
-use portcullis_spec::{Access, Fault, Iova, PciAddress, PhysAddr};
+use portcullis_client::{
+    Client,
+    api::{Access, Fault, ListFaults, MapRequest},
+    device::SharedMemory,
+};
+use portcullis_manager::{
+    core::{Accepted, Core, Pattern, Policy},
+    embedded::{
+        EmbeddedBackend, EmbeddedOptions,
+        backend::DEVICES,
+        device::{Command, Operation, Outcome},
+    },
+    service::{Inherited, Policies, Settings, Who, serve},
+};
+use portcullis_spec::Pasid;
 use serde::Serialize;
 
 use crate::{
@@ -13,146 +31,248 @@ use crate::{
     output::{Output, table},
 };
 
-/// Show what a VT-d unit does to two devices, one of them hostile: our driver over our model, in this process. Nothing of
-/// this host is touched.
+/// Run the service on a simulated machine with two guests and four devices, one of them hostile, for a few seconds, and report.
+///
+/// Nothing of this host is touched or protected. Exit code 0: every DMA came to what it should.
 #[derive(clap::Args)]
-pub(crate) struct Args {}
+pub(crate) struct Args {
+    /// How long the guests run.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    seconds: u64,
+}
 
-/// What is said before anything else.
-const SIMULATED: &str = "This is a simulation: it protects memory of this process, and nothing of this host.";
-
-const CARD: PciAddress = PciAddress::new(0, 0, 3, 0);
-const HOSTILE: PciAddress = PciAddress::new(0, 0, 4, 0);
+const SIMULATED: &str =
+    "This protects nothing real: the machine, its devices and their memory are simulated in this process.";
 const PAGE: u64 = 4096;
-const SECRET: &[u8] = b"the network card's own bytes";
+/// Where each guest's memory is for its devices.
+const BASE: u64 = 0x10_0000;
+/// Pages of it; the last is granted to nobody and must keep what the guest wrote there.
+const PAGES: u64 = 64;
+const CANARY: u64 = 0x0102_0304_0506_0708;
 
-/// One DMA.
+/// One device at the end.
 #[derive(Serialize)]
-struct Step {
+struct Device {
     device: String,
+    guest: String,
     does: &'static str,
-    address: Iova,
-    /// Whether it is to succeed.
-    allowed: bool,
-    /// Whether it did.
-    succeeded: bool,
-    /// What the unit recorded, decoded.
-    fault: Option<Fault>,
+    arrived: u64,
+    refused: u64,
 }
 
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 struct Report {
     simulated: bool,
-    mode: String,
-    steps: Vec<Step>,
-    /// Whether the network card's memory still holds what it wrote.
-    intact: bool,
-    /// Whether every DMA came to what it should.
-    as_expected: bool,
+    backend: String,
+    seconds: u64,
+    devices: Vec<Device>,
+    faults: Vec<Fault>,
+    /// What did not come out as it should.
+    wrong: Vec<String>,
 }
 
-/// The platform, with a record of what was done on it.
-struct Stage {
-    platform: Embedded,
-    steps: Vec<Step>,
+/// A guest: a client of the service with two devices and memory of its own.
+struct Guest {
+    client: Client,
+    devices: Vec<(String, OwnedFd)>,
+    memory: SharedMemory,
 }
 
-impl Stage {
-    fn engine(&self, device: PciAddress) -> Engine {
-        self.platform.engine(device, None)
+impl Guest {
+    /// Claims its devices and lets them reach all of its memory but the last page.
+    fn new(socket: &Path, name: &str, devices: [&str; 2], granted: u64) -> Result<Self, Failure> {
+        let mut client = Client::connect(Some(socket))?;
+        client.introduce(name)?;
+        let memory = SharedMemory::new(name, PAGES * PAGE)?;
+        memory.write::<u64>((PAGES - 1) * PAGE, CANARY)?;
+        let number = client.add_memory(&memory)?.memory;
+        let space = client.create_space()?;
+        let mut claimed = Vec::new();
+        for device in devices {
+            for (name, descriptor) in client.claim(device)? {
+                let none = || Failure::new(format!("{name} has no descriptor"));
+                claimed.push((name.clone(), descriptor.ok_or_else(none)?));
+            }
+            client.attach(space, device, None)?;
+        }
+        let access = Access::READ_WRITE;
+        client.map(
+            space,
+            Some(number),
+            vec![MapRequest { offset: 0, iova: Some(BASE), length: granted * PAGE, access }],
+        )?;
+        Ok(Self { client, devices: claimed, memory })
     }
-
-    fn step(&mut self, device: PciAddress, does: &'static str, address: u64, write: bool, allowed: bool) {
-        let address = Iova(address);
-        let engine = self.engine(device);
-        let mut bytes = [0u8; 8];
-        let outcome =
-            if write { engine.write(address, &[0x66; 8]) } else { engine.read(address, &mut bytes) };
-        let mut fault = None;
-        self.platform.unit().read_faults(|record| fault = Some(record.fault));
-        self.steps.push(Step {
-            device: device.to_string(),
-            does,
-            address,
-            allowed,
-            succeeded: outcome.is_ok(),
-            fault,
-        });
-    }
 }
 
-pub(crate) fn run(_arguments: &Args, output: &mut Output) -> Result<Exit, Failure> {
-    let report = play()?;
+pub(crate) fn run(arguments: &Args, output: &mut Output) -> Result<Exit, Failure> {
+    if !output.json() {
+        output.raw(format!("{SIMULATED}\n").as_bytes())?;
+    }
+    let report = play(arguments.seconds)?;
     output.show(&report, print)?;
-    Ok(if report.as_expected { Exit::Done } else { Exit::Failed })
+    Ok(if report.wrong.is_empty() { Exit::Done } else { Exit::Failed })
 }
 
-fn play() -> Result<Report, Failure> {
-    let platform = Embedded::new(EmbeddedOptions::default())?;
-    let memory = platform.add_memory(16 * PAGE)?;
-    let mode = format!("{:?}", platform.unit().architecture().mode()).to_lowercase();
-    let mut stage = Stage { platform, steps: Vec::new() };
-    let unit = stage.platform.unit().clone();
-    for device in [CARD, HOSTILE] {
-        unit.add_device(Device::new(device))?;
+/// Starts the service in a thread; it ends with this process.
+fn start(socket: &Path) -> Result<String, Failure> {
+    let core = Core::start::<Failure>(
+        Box::new(EmbeddedBackend::new(EmbeddedOptions::default(), &DEVICES)?),
+        Accepted::default(),
+        Ok,
+    )?;
+    let backend = core.backend().name();
+    let me = Who { users: vec![rustix::process::geteuid().as_raw()], groups: Vec::new() };
+    let guest = |name: &str, devices: [&str; 2]| {
+        let devices = devices.into_iter().map(Pattern::new).collect();
+        (me.clone(), Arc::new(Policy { name: name.into(), devices, ..Policy::default() }))
+    };
+    let clients = vec![guest("alice", ["nic0", "disk0"]), guest("mallory", ["accel0", "rogue0"])];
+    let settings = Settings {
+        socket: socket.into(),
+        socket_mode: 0o600,
+        policies: Policies { clients, ..Policies::default() },
+        warnings: Vec::new(),
+        journal: 1 << 14,
+        disk: None,
+        connections: 16,
+    };
+    let (ready, is_ready) = mpsc::channel();
+    thread::spawn(move || {
+        let told = ready.clone();
+        let ended = serve(core, settings, Inherited::default(), |_| {
+            let _ = told.send(None);
+            Ok(())
+        });
+        let _ = ready.send(ended.err());
+    });
+    match is_ready.recv() {
+        Ok(None) => Ok(backend),
+        Ok(Some(ended)) => Err(ended.into()),
+        Err(_) => Err(Failure::new("the service did not start")),
     }
+}
 
-    stage.step(CARD, "reads before anyone has let it", 0x1_0000, false, false);
-    stage.step(HOSTILE, "reads physical memory before anyone has let it", memory.0, false, false);
+fn play(seconds: u64) -> Result<Report, Failure> {
+    let directory = tempfile::tempdir()?;
+    let socket = directory.path().join("socket");
+    let backend = start(&socket)?;
+    let alice = Guest::new(&socket, "alice", ["nic0", "disk0"], PAGES - 1)?;
+    // Mallory's devices get one page.
+    let mut mallory = Guest::new(&socket, "mallory", ["accel0", "rogue0"], 1)?;
+    let mut wrong = Vec::new();
 
-    let card = unit.create_domain(DomainOptions::default())?;
-    card.map(Iova(0x1_0000), memory, 4 * PAGE, Access::READ_WRITE)?;
-    card.map(Iova(0x2_0000), PhysAddr(memory.0 + 4 * PAGE), PAGE, Access::READ)?;
-    unit.attach(CARD, None, &card)?;
-    stage.step(CARD, "writes its receive buffer", 0x1_0000, true, true);
-    stage.step(CARD, "reads its transmit buffer", 0x2_0000, false, true);
-    stage.step(CARD, "writes its transmit buffer, which it may only read", 0x2_0000, true, false);
-    stage.engine(CARD).write(Iova(0x1_0000), SECRET)?;
+    // The network card's ring: eight buffers of a page from the second page on.
+    for entry in 0..8 {
+        alice.memory.write::<u64>(entry * 16, BASE + (1 + entry) * PAGE)?;
+        alice.memory.write::<u64>(entry * 16 + 8, 1500)?;
+    }
+    Command::new(Operation::Stream, BASE, 8, 20_000).send(&alice.devices[0].1)?;
+    // Rounds that it will not come to the end of.
+    Command::new(Operation::Attack, BASE, 1 << 20, 2_000).send(&mallory.devices[1].1)?;
+    let shared = mallory.client.create_space()?;
+    mallory.client.attach(shared, "accel0", Some(7))?;
 
-    let hostile = unit.create_domain(DomainOptions::default())?;
-    hostile.map(Iova(0x4_0000), PhysAddr(memory.0 + 8 * PAGE), PAGE, Access::READ_WRITE)?;
-    unit.attach(HOSTILE, None, &hostile)?;
-    stage.step(HOSTILE, "writes the one page it was given", 0x4_0000, true, true);
-    stage.step(HOSTILE, "writes past the end of it", 0x4_1000, true, false);
-    stage.step(HOSTILE, "reads where the card's buffer is for the card", 0x1_0000, false, false);
-    stage.step(HOSTILE, "reads where the card's buffer is in memory", memory.0, false, false);
-    stage.step(HOSTILE, "writes the unit's own tables", 0x1_0000, true, false);
-    stage.step(HOSTILE, "writes beyond the address width", 1 << 60, true, false);
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let mut round = 0;
+    while Instant::now() < end {
+        // The disk: a block is written, read back elsewhere, and compared.
+        let (from, to) = (32 * PAGE, 40 * PAGE);
+        alice.memory.write::<u64>(from, round)?;
+        let disk = &alice.devices[1].1;
+        let written = Command::new(Operation::WriteBlocks, BASE + from, 512, round % 1000).send(disk)?;
+        let read = Command::new(Operation::ReadBlocks, BASE + to, 512, round % 1000).send(disk)?;
+        if written.outcome != Outcome::Done
+            || read.outcome != Outcome::Done
+            || alice.memory.read::<u64>(to)? != round
+        {
+            wrong.push(format!("alice's disk lost block {round}"));
+        }
+        // The accelerator adds up what it was granted, and finds nothing under a PASID that was granted nothing.
+        let accelerator = &mallory.devices[0].1;
+        if Command::new(Operation::Sum, BASE, PAGE, 0).send(accelerator)?.outcome != Outcome::Done {
+            wrong.push("mallory's accelerator was refused its own page".into());
+        }
+        let empty = Command { pasid: Pasid::new(7), ..Command::new(Operation::Read, BASE, 8, 0) };
+        if empty.send(accelerator)?.outcome != Outcome::Refused {
+            wrong.push("a PASID reached memory that was not granted to it".into());
+        }
+        round += 1;
+        thread::sleep(Duration::from_millis(5));
+    }
+    let streamed = Command::new(Operation::Stop, 0, 0, 0).send(&alice.devices[0].1)?.value;
+    Command::new(Operation::Stop, 0, 0, 0).send(&mallory.devices[1].1)?;
+    if streamed == 0 {
+        wrong.push("alice's network card filled no buffer".into());
+    }
+    for (name, guest) in [("alice", &alice), ("mallory", &mallory)] {
+        if guest.memory.read::<u64>((PAGES - 1) * PAGE)? != CANARY {
+            wrong.push(format!("the page that {name} granted to nobody has changed"));
+        }
+    }
+    report(&socket, backend, seconds, wrong)
+}
 
-    card.unmap(Iova(0x2_0000), PAGE)?;
-    stage.step(CARD, "reads its transmit buffer after it was taken back", 0x2_0000, false, false);
-    unit.detach(HOSTILE, None)?;
-    stage.step(HOSTILE, "writes its page after it was detached", 0x4_0000, true, false);
-
-    let mut now = [0; SECRET.len()];
-    let intact = stage.engine(CARD).read(Iova(0x1_0000), &mut now).is_ok() && now == SECRET;
-    let as_expected = intact
-        && stage
-            .steps
-            .iter()
-            .all(|step| step.allowed == step.succeeded && step.fault.is_some() != step.succeeded);
-    Ok(Report { simulated: true, mode, steps: stage.steps, intact, as_expected })
+fn report(socket: &Path, backend: String, seconds: u64, mut wrong: Vec<String>) -> Result<Report, Failure> {
+    let mut looker = Client::connect(Some(socket))?;
+    let devices: Vec<Device> = looker
+        .statistics()?
+        .devices
+        .into_iter()
+        .map(|counts| Device {
+            does: match counts.device.as_str() {
+                "nic0" => "streams into a ring of buffers",
+                "disk0" => "writes blocks and reads them back",
+                "accel0" => "adds up; under a PASID that was granted nothing, too",
+                _ => "tries everything around its one page",
+            },
+            device: counts.device,
+            guest: counts.client.unwrap_or_default(),
+            arrived: counts.requests.unwrap_or(0),
+            refused: counts.faults,
+        })
+        .collect();
+    for device in &devices {
+        let hostile = matches!(device.device.as_str(), "rogue0" | "accel0");
+        if hostile != (device.refused > 0) {
+            wrong.push(format!("{} of {} was refused {} times", device.device, device.guest, device.refused));
+        }
+    }
+    let of_rogue = ListFaults { device: Some("rogue0".into()), limit: Some(6), ..ListFaults::default() };
+    let faults = looker.faults(&of_rogue)?.faults;
+    Ok(Report { simulated: true, backend, seconds, devices, faults, wrong })
 }
 
 fn print(report: &Report, out: &mut dyn Write) -> io::Result<()> {
-    writeln!(out, "{SIMULATED}\n")?;
-    writeln!(out, "Intel VT-d, {} mode: {CARD} is a network card, {HOSTILE} is hostile.\n", report.mode)?;
-    let mut rows = table(["DEVICE", "DOES", "ADDRESS", "CAME TO", "RECORDED"]);
-    for step in &report.steps {
-        let recorded = step.fault.map_or_else(String::new, |fault| {
-            let reason = u8::try_from(fault.code).ok().and_then(VtdFaultReason::from_code);
-            let why = reason.map_or("unknown reason", VtdFaultReason::description);
-            format!("{:#04x} at {}: {why}", fault.code, fault.address)
-        });
-        let came_to = match (step.succeeded, step.succeeded == step.allowed) {
-            (true, true) => "done",
-            (false, true) => "refused",
-            (true, false) => "DONE, AND SHOULD NOT",
-            (false, false) => "REFUSED, AND SHOULD NOT",
-        };
-        rows.add_row([&step.device, step.does, &step.address.to_string(), came_to, &recorded]);
+    writeln!(
+        out,
+        "\nTwo guests ran for {} s on {}; mallory's rogue0 was hostile.\n",
+        report.seconds, report.backend
+    )?;
+    let mut rows = table(["DEVICE", "GUEST", "DOES", "ARRIVED", "REFUSED"]);
+    for device in &report.devices {
+        let (arrived, refused) = (device.arrived.to_string(), device.refused.to_string());
+        rows.add_row([&device.device, &device.guest, device.does, &arrived, &refused]);
+    }
+    writeln!(out, "{rows}\n\nThe first that rogue0 was refused:\n")?;
+    let mut rows = table(["TIME", "CLIENT", "ADDRESS", "ACCESS", "WHY"]);
+    for fault in &report.faults {
+        rows.add_row([
+            crate::service::time(fault.time),
+            fault.client.clone().unwrap_or_default(),
+            format!("{:#x}", fault.address),
+            fault.access.to_string(),
+            fault.reason.clone(),
+        ]);
     }
     writeln!(out, "{rows}\n")?;
-    let memory = if report.intact { "is untouched" } else { "HAS CHANGED" };
-    writeln!(out, "What the card wrote {memory}.")
+    if report.wrong.is_empty() {
+        return writeln!(
+            out,
+            "Every DMA came to what it should: all that was granted arrived, and nothing else did."
+        );
+    }
+    writeln!(out, "NOT AS IT SHOULD BE:")?;
+    report.wrong.iter().try_for_each(|what| writeln!(out, "  {what}"))
 }

@@ -2,7 +2,8 @@
 //! granted, blocks all else, and records it.
 //!
 //! [`inventory`] says what there is, [`core`] decides, [`backend`] says what the hardware is asked to do, [`violation`] what it
-//! refuses, [`journal`] records that; [`vfio`] is a Linux host's back end, [`embedded`] a simulated one's platform, and [`service`] is the core behind a socket.
+//! refuses, [`journal`] records that; [`vfio`] is a Linux host's back end, [`embedded`] a simulated
+//! machine's, [`upstream`] a guest's; [`embedded`] a simulated one's platform, and [`service`] is the core behind a socket.
 //! [`kernel_log`] reads what the kernel's own drivers refused, [`host`] what there is on a host, and [`inspect`] judges it.
 #![deny(unsafe_code)]
 
@@ -16,6 +17,7 @@ pub mod inventory;
 pub mod journal;
 pub mod kernel_log;
 pub mod service;
+pub mod upstream;
 pub mod vfio;
 pub mod violation;
 

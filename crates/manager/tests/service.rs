@@ -25,7 +25,9 @@ use portcullis_manager::{
         device::{Command, Operation, Outcome},
     },
     service::{Inherited, Policies, Settings, Who, serve},
+    upstream::Upstream,
 };
+use portcullis_spec::Iova;
 
 const PAGE: u64 = 4096;
 
@@ -37,17 +39,27 @@ struct Service {
 
 impl Service {
     fn start() -> Self {
+        let backend = EmbeddedBackend::new(EmbeddedOptions::default(), &DEVICES).unwrap();
+        let clients = [("a", &["nic0", "accel0"][..], None), ("b", &["disk0", "nic0", "rogue0"], None)];
+        Self::over(Box::new(backend), &clients)
+    }
+
+    /// Clients have a name, devices, and the last address that they may use.
+    fn over(backend: Box<dyn Backend>, clients: &[(&str, &[&str], Option<u64>)]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("socket");
-        let backend: Box<dyn Backend> =
-            Box::new(EmbeddedBackend::new(EmbeddedOptions::default(), &DEVICES).unwrap());
         let core = Core::start::<Refusal>(backend, Accepted::default(), Ok).unwrap();
         let me = Who { users: vec![rustix::process::geteuid().as_raw()], groups: Vec::new() };
-        let client = |name: &str, devices: &[&str]| {
-            let devices = devices.iter().map(|d| Pattern::new(*d)).collect();
-            (me.clone(), Arc::new(Policy { name: name.into(), devices, ..Policy::default() }))
+        let client = |&(name, devices, last): &(&str, &[&str], Option<u64>)| {
+            let policy = Policy {
+                name: name.into(),
+                devices: devices.iter().map(|d| Pattern::new(*d)).collect(),
+                windows: last.map(|last| vec![Iova(0)..=Iova(last)]),
+                ..Policy::default()
+            };
+            (me.clone(), Arc::new(policy))
         };
-        let clients = vec![client("a", &["nic0", "accel0"]), client("b", &["disk0", "nic0", "rogue0"])];
+        let clients = clients.iter().map(client).collect();
         let settings = Settings {
             socket: socket.clone(),
             socket_mode: 0o600,
@@ -351,4 +363,65 @@ fn the_interface_describes_itself() {
             assert_ne!(error.refusal(), Some("MethodNotFound"), "{method}");
         }
     }
+}
+
+#[test]
+fn a_guests_manager_narrows_what_the_host_gave_and_never_widens_it() {
+    let embedded = EmbeddedBackend::new(EmbeddedOptions::default(), &DEVICES).unwrap();
+    let host = Service::over(
+        Box::new(embedded),
+        &[("guest", &["nic0", "accel0"], Some(0x3f_ffff)), ("other", &["*"], None)],
+    );
+    let upstream = Upstream::connect(&host.socket, Some("guest")).unwrap();
+    let guest = Service::over(
+        Box::new(upstream),
+        &[("driver", &["nic0"], Some(0x1f_ffff)), ("wide", &["accel0"], None)],
+    );
+    // What the guest was given, the host gives nobody else; what it was not given, the guest does not even see.
+    let mut other = host.client("other");
+    assert_eq!(refusal(other.claim("nic0")), "Held");
+    let mut driver = guest.client("driver");
+    let seen: Vec<String> = driver.devices(None).unwrap().into_iter().map(|device| device.name).collect();
+    assert_eq!(seen, ["nic0", "accel0"]);
+
+    let mut a = Holder::new(&guest, "driver", "nic0", vec![at(0x10_0000, 2, 1, Access::READ_WRITE)]);
+    assert_eq!(a.dma(Operation::Write, 0x10_0000, 0x77).0, Outcome::Done);
+    assert_eq!(a.memory.read::<u64>(2 * PAGE).unwrap(), 0x77);
+    assert_eq!(a.dma(Operation::Write, 0x10_1000, 1).0, Outcome::Refused);
+    // Both see it, each with the client that it knows.
+    let client_of = |client: &mut Client| {
+        let faults = client.faults(&ListFaults::default()).unwrap().faults;
+        faults.first().and_then(|fault| Some((fault.client.clone()?, fault.address)))
+    };
+    eventually("the guest's manager records it", || {
+        client_of(&mut a.client) == Some(("driver".into(), 0x10_1000))
+    });
+    eventually("the host's manager records it", || {
+        client_of(&mut other) == Some(("guest".into(), 0x10_1000))
+    });
+
+    // The guest's own bound, then the host's.
+    let beyond = a.client.map(a.space, Some(a.number), vec![at(0x20_0000, 0, 1, Access::READ)]);
+    assert_eq!(refusal(beyond), "OutOfRange");
+    let mut wide = Holder::new(&guest, "wide", "accel0", vec![at(0x20_0000, 0, 1, Access::READ)]);
+    let beyond =
+        wide.client.map(wide.space, Some(wide.number), vec![at(0x40_0000, 0, 1, Access::READ)]).unwrap_err();
+    assert!(beyond.to_string().contains("outside the addresses that guest was given"), "{beyond}");
+    assert_eq!(wide.dma(Operation::Read, 0x40_0000, 0).0, Outcome::Refused);
+
+    // At run time: unmapped is gone at once, mapped is there at once.
+    for round in 0..10 {
+        a.client.unmap(a.space, vec![Range { iova: 0x10_0000, length: PAGE }]).unwrap();
+        assert_eq!(a.dma(Operation::Read, 0x10_0000, 0).0, Outcome::Refused);
+        a.client.map(a.space, Some(a.number), vec![at(0x10_0000, round, 1, Access::READ)]).unwrap();
+        assert_eq!(a.dma(Operation::Read, 0x10_0000, 0).0, Outcome::Done);
+    }
+    // A driver in the guest that dies leaves nothing with the host either.
+    let Holder { client, device, .. } = a;
+    drop(client);
+    eventually("its grants are gone at the host", || {
+        let all = ListGrants { device: Some("nic0".into()), ..ListGrants::default() };
+        other.grants(&all).unwrap().grants.is_empty()
+    });
+    assert!(Command::new(Operation::Read, 0x10_0000, 8, 0).send(&device).is_err());
 }

@@ -10,6 +10,7 @@ use portcullis_manager::{
     core::Core,
     embedded::{EmbeddedBackend, EmbeddedOptions, backend::DEVICES},
     service::{Inherited, Settings, serve},
+    upstream::Upstream,
     vfio::Vfio,
 };
 use serde::Serialize;
@@ -169,7 +170,8 @@ fn choose(
         (None, BackendChoice::Vfio) => Platform::Vfio,
         (None, BackendChoice::Embedded) => Platform::Embedded,
         (None, BackendChoice::Upstream) => {
-            return Err(Failure::new("this service cannot be the client of another manager"));
+            let above = portcullis_client::socket_path(configuration.upstream.as_deref());
+            return Ok((Box::new(Upstream::connect(&above, None)?), None));
         }
     };
     match platform {

@@ -52,7 +52,12 @@ impl EmbeddedBackend {
     /// [`EmbeddedError`].
     pub fn new(options: EmbeddedOptions, devices: &[(&str, Kind)]) -> Result<Self, EmbeddedError> {
         let platform = Arc::new(Embedded::new(options)?);
-        let ram = platform.add_memory(RAM)?;
+        // A file's pages are there once they are touched.
+        let say = |error: rustix::io::Errno| EmbeddedError::Map(error.to_string());
+        let file =
+            rustix::fs::memfd_create("simulated memory", rustix::fs::MemfdFlags::CLOEXEC).map_err(say)?;
+        rustix::fs::ftruncate(&file, RAM).map_err(say)?;
+        let ram = platform.add_file(Arc::new(File::from(file)), RAM, true)?;
         let mut simulated = Vec::new();
         for (number, (_, kind)) in (3u32..).zip(devices) {
             // Eight functions a device, 32 devices a bus; device 0 of bus 0 is left to the bridge.

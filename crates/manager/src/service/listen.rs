@@ -72,9 +72,9 @@ pub fn serve(
         let listener = UnixListener::from_std(listener).map_err(system("cannot listen"))?;
         let service = Rc::new(Service::new(core, settings));
         systemd::remember(&service, &mut inherited);
-        service.publish();
         systemd::keep(&service);
         ready(&path).map_err(system("cannot finish starting"))?;
+        service.publish();
         systemd::ready();
         let ended = accept(&service, &listener).await;
         systemd::stopping();
