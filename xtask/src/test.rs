@@ -59,7 +59,7 @@ pub(crate) fn run(_: &Arguments) -> ExitCode {
             Err(missing) => Outcome::Skipped(missing.to_string()),
         });
     }
-    for suite in ["boot", "inspect", "vfio", "manager"] {
+    for suite in ["boot", "firmware", "inspect", "vfio", "manager"] {
         report.step(&format!("guest {suite}"), || match guest::prepare() {
             Ok(()) => guest::start(&[suite]).into(),
             Err(reason) if continuous_integration => Outcome::Failed(reason),

@@ -3,6 +3,7 @@
 
 mod boot;
 mod disk;
+mod firmware;
 mod inspect;
 mod manager;
 mod vfio;
@@ -49,5 +50,11 @@ pub(crate) trait Suite {
 
 /// All suites.
 pub(crate) fn all() -> Vec<Box<dyn Suite>> {
-    vec![Box::new(boot::Boot), Box::new(inspect::Inspect), Box::new(manager::Manager), Box::new(vfio::Vfio)]
+    vec![
+        Box::new(boot::Boot),
+        Box::new(firmware::Firmware),
+        Box::new(inspect::Inspect),
+        Box::new(manager::Manager),
+        Box::new(vfio::Vfio),
+    ]
 }

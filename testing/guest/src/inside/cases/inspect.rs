@@ -277,7 +277,7 @@ fn a_fault_is_decoded(world: &World) -> Result<()> {
 }
 
 /// What can be read of `/dev/kmsg` without waiting.
-fn records(log: &mut File) -> Vec<u8> {
+pub(super) fn records(log: &mut File) -> Vec<u8> {
     let mut all = Vec::new();
     let mut record = [0; 8192];
     // An error that is not "nothing more" tells of records that were overwritten; the next read goes on behind them.

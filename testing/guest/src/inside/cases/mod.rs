@@ -1,6 +1,7 @@
 //! The cases, one file for each suite.
 
 mod boot;
+mod firmware;
 mod inspect;
 mod manager;
 mod vfio;
@@ -12,6 +13,7 @@ pub(crate) use vfio::hold;
 pub(crate) fn suite(name: &str) -> Option<&'static [Case]> {
     match name {
         "boot" => Some(boot::CASES),
+        "firmware" => Some(firmware::CASES),
         "inspect" => Some(inspect::CASES),
         "manager" => Some(manager::CASES),
         "vfio" => Some(vfio::CASES),
