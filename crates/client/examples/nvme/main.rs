@@ -1,7 +1,8 @@
 //! Drives an NVMe disk from user space, with the memory that the manager granted and no more.
 //!
 //! `cargo run -p portcullis-client --example nvme -- 0000:01:00.0` on a host where the service runs over VFIO and its configuration
-//! gives you that disk. The disk's own driver has it back afterwards. Nothing is written to it.
+//! gives you that disk. The disk's own driver has it back afterwards. Nothing is written to it without `--write-back`, which writes its first block
+//! as it was.
 
 mod driver;
 

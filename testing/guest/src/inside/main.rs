@@ -13,7 +13,6 @@ mod init;
 // The example that shows users how to drive a disk is what the cases drive theirs with.
 #[path = "../../../../crates/client/examples/nvme/driver.rs"]
 mod nvme;
-mod serve;
 mod supervisor;
 
 use anyhow::{Context, Result, bail};
@@ -28,7 +27,6 @@ fn main() -> ExitCode {
         ["hold", ids] => cases::hold(ids),
         ["client"] => client::run(),
         ["launch", program @ ..] => supervisor::launch(program),
-        ["serve", accept, clients @ ..] => serve::run(accept, clients),
         _ => {
             Err(anyhow::anyhow!("portcullis-guest is the first process of a guest; see `cargo xtask guest`"))
         }

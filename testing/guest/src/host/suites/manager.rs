@@ -3,6 +3,7 @@
 use super::{Suite, disk};
 use crate::initramfs::Archive;
 use crate::machine::{Iommu, Machine};
+use crate::programs::Program;
 use anyhow::Result;
 use portcullis_guest::protocol::{Ledger, Verdict};
 use std::path::Path;
@@ -23,6 +24,10 @@ impl Suite for Manager {
         [Iommu::Intel { scalable: false }, Iommu::Intel { scalable: true }, Iommu::Amd]
             .map(Machine::new)
             .into()
+    }
+
+    fn programs(&self) -> &'static [Program] {
+        &[Program { package: "portcullis", name: "portcullis" }]
     }
 
     fn prepare(&self, machine: &mut Machine, _: &mut Archive, folder: &Path) -> Result<()> {

@@ -3,12 +3,13 @@
 //! Expectations come from the kernel (sysfs, its log, `/proc`), from the devices themselves, and from the disk's image outside.
 
 use std::fs;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use portcullis_client::Client;
-use portcullis_client::api::{Fault, ListFaults};
+use portcullis_client::api::{Fault, Faults};
 use portcullis_guest::content;
 
 use crate::case::{Case, On, World};
@@ -36,6 +37,10 @@ pub(crate) const CASES: &[Case] = &[
         killed_service_widens_nothing_and_takes_up_again,
     ),
 ];
+
+/// The program, and the configuration of the service.
+const PROGRAM: &str = "/bin/portcullis";
+const CONFIGURATION: &str = "/etc/portcullis.toml";
 
 /// Users of the clients; the third is nobody's.
 const DISK_USER: u32 = 1001;
@@ -77,10 +82,15 @@ impl Stage {
 
     /// Starts the service; `accept` says whether its configuration accepts interrupts that are not isolated, where that is needed.
     fn start(&mut self, accept: bool) -> Result<()> {
-        let accepted = if accept && self.amd { "ivhd0" } else { "" };
-        let disk = format!("{DISK_CLIENT}={DISK_USER}={}", self.disk);
-        let edu = format!("{EDU_CLIENT}={EDU_USER}={}", self.edu);
-        self.supervisor.start(&["/init", "serve", accepted, &disk, &edu])
+        let accepted = if accept && self.amd { "\"ivhd0\"" } else { "" };
+        let (disk, edu) = (&self.disk, &self.edu);
+        let text = format!(
+            "[service]\nbackend = \"vfio\"\n\n[accept]\nunsafe-interrupts = [{accepted}]\n\n\
+             [[client]]\nname = \"{DISK_CLIENT}\"\nusers = [{DISK_USER}]\ndevices = [\"{disk}\"]\n\n\
+             [[client]]\nname = \"{EDU_CLIENT}\"\nusers = [{EDU_USER}]\ndevices = [\"{edu}\"]\n"
+        );
+        fs::write(CONFIGURATION, text)?;
+        self.supervisor.start(&[PROGRAM, "run", "--config", CONFIGURATION])
     }
 
     /// The client that drives the disk: claimed, started, with a buffer of its own at `DISK_IOVA`.
@@ -113,16 +123,13 @@ impl Stage {
         Ok((space, memory))
     }
 
-    /// Violations of a client since `number`, waited for as long as the issue gives: a second.
+    /// Violations of a client after violation `after`, as `portcullis faults` lists them, waited for as long as the issue gives: a
+    /// second.
     fn faults(&self, client: &str, after: u64) -> Result<Vec<Fault>> {
         let deadline = Instant::now() + Duration::from_secs(1);
-        let mut operator = Client::connect(None)?;
         loop {
-            let listed = operator.faults(&ListFaults::default())?.faults;
-            let found: Vec<Fault> = listed
-                .into_iter()
-                .filter(|fault| fault.number > after && fault.client.as_deref() == Some(client))
-                .collect();
+            let listed = list_faults(&["--client", client])?;
+            let found: Vec<Fault> = listed.into_iter().filter(|fault| fault.number > after).collect();
             if !found.is_empty() || Instant::now() > deadline {
                 return Ok(found);
             }
@@ -132,8 +139,7 @@ impl Stage {
 
     /// The number of the last violation.
     fn last_fault(&self) -> Result<u64> {
-        let listed = Client::connect(None)?.faults(&ListFaults::default())?.faults;
-        Ok(listed.iter().map(|fault| fault.number).max().unwrap_or(0))
+        Ok(list_faults(&[])?.iter().map(|fault| fault.number).max().unwrap_or(0))
     }
 
     /// Has `client`'s device do what should be refused, and looks for it among the violations. QEMU 10.0's amd-iommu reports none.
@@ -160,6 +166,14 @@ impl Stage {
         println!("{fault:?}");
         Ok(())
     }
+}
+
+/// What `portcullis faults` lists.
+fn list_faults(arguments: &[&str]) -> Result<Vec<Fault>> {
+    let output = Command::new(PROGRAM).args(["faults", "--json"]).args(arguments).output()?;
+    ensure!(output.status.success(), "portcullis faults: {}", String::from_utf8_lossy(&output.stderr));
+    let faults: Faults = serde_json::from_slice(&output.stdout)?;
+    Ok(faults.faults)
 }
 
 const DISK_IOVA: u64 = 0x100_0000;
