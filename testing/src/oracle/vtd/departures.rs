@@ -261,7 +261,10 @@ pub const DEPARTURES: &[Departure] = &[
         what: "sets flags in first-stage tables although its page walks don't snoop",
         section: "7.1.3 (SFS.9), 11.4.3 (SMPWCS)",
         translate: nothing,
-        explains: |evidence| evidence.expected_code() == 0x90,
+        explains: |evidence| {
+            let no_snoop = evidence.word("PASID table entry, word 1") & 1 << 23 == 0;
+            evidence.expected_code() == 0x90 || (evidence.case.shape.kind == Kind::First && no_snoop)
+        },
         example: || {
             let case = changed(Kind::First, &[]);
             Case { shape: Shape { snoop: false, ..case.shape }, ..case }

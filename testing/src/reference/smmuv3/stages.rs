@@ -198,7 +198,7 @@ impl<M: Words> Walk<'_, M> {
         Err(fault(0x10))
     }
 
-    /// XN[1:0] at stage 2: one bit, or with IDR3.XNX one for each privilege.
+    /// `XN[1:0]` at stage 2: one bit, or with IDR3.XNX one for each privilege.
     fn s2_executable(&self, entry: u64) -> bool {
         match (bits(entry, 54, 53), bit(self.unit.idr3, 4)) {
             (0, _) => true,
