@@ -22,10 +22,18 @@ fn read(text: &str, topology: &str) -> Configuration {
 
 #[test]
 fn the_operators_example_is_a_configuration() {
-    let [configuration, topology] = blocks("operators.md", "toml").try_into().unwrap();
-    let configuration = read(&configuration, &topology);
+    let [text, topology] = blocks("operators.md", "toml").try_into().unwrap();
+    let configuration = read(&text, &topology);
     configuration.check().unwrap_or_else(|problems| panic!("{problems:?}"));
     assert_eq!(configuration.clients.len(), 1);
+    // What is commented out is read as well.
+    let all = text
+        .replace("mode = \"require\"", "")
+        .replace("\n# mode", "\nmode")
+        .replace("# topology", "topology");
+    let configuration =
+        read(&all.replace("# [metrics]", "[metrics]").replace("# listen", "listen"), &topology);
+    configuration.check().unwrap_or_else(|problems| panic!("{problems:?}"));
     assert_eq!(configuration.firmware.units.len(), 1);
     assert_eq!(configuration.firmware.reserved.len(), 1);
     assert!(configuration.metrics.is_some());

@@ -159,13 +159,13 @@ fn draw_devices(frame: &mut Frame<'_>, area: Rect, state: &State) {
     };
     let widths = [
         longest(|row| &row.device, 8, 40),
-        Constraint::Fill(1),
+        longest(holder, 8, 30),
         longest(|row| row.unit.as_deref().unwrap_or("none"), 5, 20),
         Constraint::Length(6),
         Constraint::Length(7),
         Constraint::Length(12),
         Constraint::Length(10),
-        Constraint::Length(10),
+        Constraint::Fill(1),
     ];
     let every = state.interval.as_secs_f64();
     let title = format!(" devices, every {every} s ");

@@ -85,7 +85,7 @@ impl Reader<'_> {
             ("smmu", [kind]) => self.kind(&arguments[0], kind),
             ("unit", [_, ..]) => self.unit(option, arguments),
             ("debug", [level]) if number(level, 10).is_ok() => {
-                self.note(option, "`debug` has no effect: set RUST_LOG=debug instead");
+                self.note(option, "`debug` has no effect: set PORTCULLIS_LOG=debug instead");
             }
             ("foreground", []) => self.note(option, "`foreground` is how the service always runs"),
             ("safety", _) => {
