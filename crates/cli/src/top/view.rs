@@ -111,7 +111,11 @@ fn summary(state: &State) -> Vec<String> {
 pub(super) fn draw(frame: &mut Frame<'_>, state: &mut State) {
     let summary = summary(state);
     let above = u16::try_from(summary.len()).unwrap_or(4);
-    let parts = [Constraint::Length(above), Constraint::Fill(3), Constraint::Fill(2), Constraint::Length(1)];
+    // The devices, up to three fifths of the screen; refused accesses have what is left.
+    let most = usize::from(frame.area().height) * 3 / 5;
+    let devices = u16::try_from((state.rows.len() + 2).min(most)).unwrap_or(u16::MAX);
+    let parts =
+        [Constraint::Length(above), Constraint::Length(devices), Constraint::Fill(1), Constraint::Length(1)];
     let [top, devices, faults, bottom] = Layout::vertical(parts).areas(frame.area());
     let alarm = usize::from(state.sample.status.safe_state.is_some()) + usize::from(state.trouble.is_some());
     let lines = summary.into_iter().enumerate().map(|(at, line)| {
