@@ -9,7 +9,11 @@ use portcullis_manager::{
     configuration::{BackendChoice, Configuration},
     core::Core,
     embedded::{EmbeddedBackend, EmbeddedOptions, backend::DEVICES},
-    service::{Inherited, Settings, serve},
+    service::{
+        Inherited, Settings,
+        privileges::{self, Needs},
+        serve,
+    },
     upstream::Upstream,
     vfio::Vfio,
 };
@@ -83,6 +87,14 @@ pub(crate) fn run(arguments: &Args, output: &mut Output) -> Result<Exit, Failure
     };
     let (mut backend, because) = choose(arguments, &configuration)?;
     backend.adopt(std::mem::take(&mut inherited.kept));
+    let socket = socket(arguments, &configuration);
+    let disk = configured::disk(&configuration)?;
+    if let Some(address) = configuration.metrics {
+        inherited.open_metrics(address)?;
+    }
+    let mut policies = configured::policies(&configuration)?;
+    policies.operators_have_all = file.is_none();
+    give_up(&*backend, &socket, &configuration)?;
     let accepted = configured::accepted(&configuration);
     let mut core =
         Core::start::<Failure>(backend, accepted, |inventory| configured::adjust(&configuration, inventory))?;
@@ -92,9 +104,6 @@ pub(crate) fn run(arguments: &Args, output: &mut Output) -> Result<Exit, Failure
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
-    let mut policies = configured::policies(&configuration)?;
-    policies.operators_have_all = file.is_none();
-    let socket = socket(arguments, &configuration);
     let started = Started {
         simulated: core.backend().capabilities().simulated,
         backend: core.backend().name(),
@@ -108,13 +117,28 @@ pub(crate) fn run(arguments: &Args, output: &mut Output) -> Result<Exit, Failure
         policies,
         warnings,
         journal: if file.is_some() { configuration.journal.records } else { JOURNAL },
-        disk: configured::disk(&configuration)?,
+        disk,
         connections: configuration.connections.unwrap_or(CONNECTIONS),
     };
     serve(core, settings, inherited, |_| {
         output.show(&started, say).map_err(|failure| std::io::Error::other(failure.error))
     })?;
     Ok(Exit::Done)
+}
+
+/// Gives up what the service does not need, while it still has one thread.
+fn give_up(backend: &dyn Backend, socket: &Path, configuration: &Configuration) -> Result<(), Failure> {
+    let mut writes = Vec::new();
+    if let Some(directory) = socket.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+        std::fs::create_dir_all(directory)?;
+        writes.push(directory.to_path_buf());
+    }
+    writes.extend(configuration.journal.directory.clone());
+    let host_devices = !backend.capabilities().simulated;
+    for left in privileges::give_up(&Needs { host_devices, writes }) {
+        tracing::warn!("not given up: {left}");
+    }
+    Ok(())
 }
 
 fn socket(arguments: &Args, configuration: &Configuration) -> PathBuf {
@@ -149,11 +173,6 @@ fn choose(
     arguments: &Args,
     configuration: &Configuration,
 ) -> Result<(Box<dyn Backend>, Option<String>), Failure> {
-    if configuration.metrics.is_some() {
-        return Err(Failure::new(
-            "this service has no metrics page; leave `metrics` out of the configuration",
-        ));
-    }
     let embedded = || -> Result<Box<dyn Backend>, Failure> {
         match (arguments.iommu, configuration.iommu.as_deref()) {
             (Some(Iommu::Vtd), _) | (None, None | Some("vtd")) => {

@@ -70,7 +70,13 @@ pub fn serve(
     listener.set_nonblocking(true).map_err(system("cannot listen"))?;
     let ended = tokio::task::LocalSet::new().block_on(&runtime, async {
         let listener = UnixListener::from_std(listener).map_err(system("cannot listen"))?;
+        let metrics = inherited.metrics.take();
         let service = Rc::new(Service::new(core, settings));
+        if let Some(metrics) = metrics {
+            let metrics =
+                tokio::net::TcpListener::from_std(metrics).map_err(system("cannot serve metrics"))?;
+            tokio::task::spawn_local(super::metrics::serve(service.clone(), metrics));
+        }
         systemd::remember(&service, &mut inherited);
         systemd::keep(&service);
         ready(&path).map_err(system("cannot finish starting"))?;

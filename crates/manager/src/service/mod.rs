@@ -9,6 +9,8 @@
 //! | `message` | from the core's words to the interface's |
 //! | `memory` | descriptors that clients bring |
 //! | `policies` | from a peer's credentials to what it was given |
+//! | `metrics` | counts over HTTP, where configured |
+//! | `privileges` | what the process gives up |
 //! | `budget` | what one user can occupy |
 //! | `systemd` | readiness, watchdog, descriptors that outlive the process |
 
@@ -19,7 +21,9 @@ mod listen;
 mod lists;
 mod memory;
 mod message;
+mod metrics;
 mod policies;
+pub mod privileges;
 mod systemd;
 
 use std::{

@@ -26,11 +26,23 @@ pub struct Inherited {
     pub socket: Option<UnixListener>,
     /// Descriptors that a former process kept, with their names, for the back end.
     pub kept: Vec<(String, OwnedFd)>,
+    /// Where the metrics page is served, opened while the process still may.
+    pub metrics: Option<std::net::TcpListener>,
     /// Names of those descriptors, which systemd has until it is told to forget them.
     names: BTreeSet<String>,
 }
 
 impl Inherited {
+    /// Opens the metrics page, on loopback.
+    ///
+    /// # Errors
+    ///
+    /// The address is not on loopback, or is taken.
+    pub fn open_metrics(&mut self, address: std::net::SocketAddr) -> std::io::Result<()> {
+        self.metrics = Some(super::metrics::bind(address)?);
+        Ok(())
+    }
+
     /// Takes what was passed to this process. To be called once, before anything else opens descriptors by number.
     #[must_use]
     pub fn take() -> Self {
