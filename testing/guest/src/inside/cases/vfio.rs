@@ -438,7 +438,7 @@ fn group_of_two_goes_and_comes_together(_: &World) -> Result<()> {
     Ok(())
 }
 
-fn group_behind_a_bridge_is_known_by_its_name(_: &World) -> Result<()> {
+fn group_behind_a_bridge_is_known_by_its_name(world: &World) -> Result<()> {
     let mut bench = Bench::open()?;
     let edu = *bench.find(EDU, 2).first().context("an edu behind a bridge")?;
     let about = |id| bench.inventory.devices.iter().find(|(other, _)| *other == id).map(|(_, device)| device);
@@ -463,7 +463,10 @@ fn group_behind_a_bridge_is_known_by_its_name(_: &World) -> Result<()> {
     memory.write_bytes(0, &PATTERN)?;
     device.read_memory(0, 16)?;
     device.write_memory(0x1000, 16)?;
-    ensure!(holds(&memory, 0x1000)? == PATTERN, "inside the grant");
+    // Linux 6.12 gives a bridge's name no context entry in scalable mode ("Present bit in context entry is clear"): there, such
+    // devices reach nothing, granted or not.
+    let reaches = world.machine != "intel-scalable";
+    ensure!((holds(&memory, 0x1000)? == PATTERN) == reaches, "inside the grant");
     std::thread::sleep(2 * CALM);
     bench.drain()?;
     device.write_memory(LENGTH, 16)?;
