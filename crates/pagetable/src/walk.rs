@@ -96,12 +96,27 @@ pub fn walk<F: Format, I: Address, A: Address, E>(
     format: &F,
     root: A,
     input: I,
+    load: impl FnMut(A) -> Result<u64, E>,
+) -> Walk<A, E> {
+    // Almost all tables have four levels. Said as a constant, the compiler lays the levels out one behind the other.
+    match format.top() {
+        3 => walk_from(format, 3, root, input, load),
+        top => walk_from(format, top, root, input, load),
+    }
+}
+
+#[inline(always)]
+fn walk_from<F: Format, I: Address, A: Address, E>(
+    format: &F,
+    top: u8,
+    root: A,
+    input: I,
     mut load: impl FnMut(A) -> Result<u64, E>,
 ) -> Walk<A, E> {
     let mut steps = [Step { level: 0, at: root, raw: 0 }; MAX_LEVELS];
     let mut count = 0;
     let mut rights = Rights::all();
-    let mut level = format.top();
+    let mut level = top;
     let mut table = root.value();
     let offset = format.offset(input.value());
     let mut at = root;
@@ -110,47 +125,65 @@ pub fn walk<F: Format, I: Address, A: Address, E>(
     let mut shift = format.span_shift(level);
     // The leaf and its level by themselves: as parts of a `Result` they would go through memory byte by byte.
     let mut leaf = NO_LEAF;
-    let cause = loop {
+    let mut read =
+        |level: u8, table: u64, index: u64, steps: &mut [Step<A>; MAX_LEVELS], count: &mut usize| {
+            at = A::new(table.wrapping_add(index * 8));
+            let raw = load(at)?;
+            steps[*count] = Step { level, at, raw };
+            *count += 1;
+            Ok(raw)
+        };
+    let cause = 'walk: {
         let Some(offset) = offset else {
-            break Some(Cause::OutOfRange);
+            break 'walk Some(Cause::OutOfRange);
         };
-        if count == MAX_LEVELS {
-            // A format of more levels than there are.
-            break Some(Cause::Invalid(Invalid::NextLevel));
-        }
-        at = A::new(table.wrapping_add(((offset >> shift) & within) * 8));
-        let raw = match load(at) {
+        // The usual tables, as many as there are above the last: each level's leads to the next. A constant number of them is
+        // laid out one behind the other.
+        let mut raw = match read(level, table, (offset >> shift) & within, &mut steps, &mut count) {
             Ok(raw) => raw,
-            Err(error) => break Some(Cause::Load(error)),
+            Err(error) => break 'walk Some(Cause::Load(error)),
         };
-        steps[count] = Step { level, at, raw };
-        count += 1;
-        match format.decode(level, raw) {
-            // The usual case by itself: the next level then does not wait for what was loaded.
-            Entry::Table(next) if next.level + 1 == level => {
-                rights &= next.rights;
-                level -= 1;
-                shift -= format.table_bits();
-                within = (1 << format.table_bits()) - 1;
-                table = next.address;
+        for _ in 0..top.min(MAX_LEVELS as u8 - 1) {
+            let Entry::Table(next) = format.decode(level, raw) else { break };
+            if next.level + 1 != level {
+                break;
             }
-            Entry::Table(next) if next.level < level => {
-                rights &= next.rights;
-                if skips(format, level, next.level, offset) {
-                    break Some(Cause::SkippedBits);
+            rights &= next.rights;
+            level -= 1;
+            shift -= format.table_bits();
+            within = (1 << format.table_bits()) - 1;
+            table = next.address;
+            raw = match read(level, table, (offset >> shift) & within, &mut steps, &mut count) {
+                Ok(raw) => raw,
+                Err(error) => break 'walk Some(Cause::Load(error)),
+            };
+        }
+        // What is left: a leaf, an entry that ends the walk, or tables that skip levels.
+        loop {
+            match format.decode(level, raw) {
+                Entry::Leaf(found) => {
+                    leaf = found;
+                    break 'walk None;
                 }
-                level = next.level;
-                shift = format.span_shift(level);
-                within = (1 << format.table_bits()) - 1;
-                table = next.address;
+                Entry::Table(next) if next.level < level && count < MAX_LEVELS => {
+                    rights &= next.rights;
+                    if skips(format, level, next.level, offset) {
+                        break 'walk Some(Cause::SkippedBits);
+                    }
+                    level = next.level;
+                    shift = format.span_shift(level);
+                    within = (1 << format.table_bits()) - 1;
+                    table = next.address;
+                }
+                Entry::Empty => break 'walk Some(Cause::NotPresent),
+                // Upwards, or of more levels than any format has.
+                Entry::Table(_) => break 'walk Some(Cause::Invalid(Invalid::NextLevel)),
+                Entry::Invalid(rule) => break 'walk Some(Cause::Invalid(rule)),
             }
-            Entry::Leaf(found) => {
-                leaf = found;
-                break None;
-            }
-            Entry::Empty => break Some(Cause::NotPresent),
-            Entry::Table(_) => break Some(Cause::Invalid(Invalid::NextLevel)),
-            Entry::Invalid(rule) => break Some(Cause::Invalid(rule)),
+            raw = match read(level, table, (offset >> shift) & within, &mut steps, &mut count) {
+                Ok(raw) => raw,
+                Err(error) => break 'walk Some(Cause::Load(error)),
+            };
         }
     };
     let table_rights = rights;
