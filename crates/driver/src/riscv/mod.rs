@@ -1,4 +1,4 @@
-//! The RISC-V IOMMU.
+//! The RISC-V IOMMU. Not yet run against a unit, ours or another's: see docs/support/riscv.md.
 //!
 //! [`probe`] reads what a unit can do; [`Riscv::start`] takes it over with every device blocked in its directory, and
 //! [`crate::Unit::enable`] puts that in force. Sections are those of the RISC-V IOMMU Architecture Specification.
