@@ -4,7 +4,7 @@
 //!
 //! - [`topology`]: what it says of the machine, without keeping the table;
 //! - [`Table::read`]: the table as data, which [`Table::write`] turns into the same bytes again;
-//! - [`decode`]: every field with offset, name, value and meaning.
+//! - [`decode()`]: every field with offset, name, value and meaning.
 
 mod build;
 mod decode;

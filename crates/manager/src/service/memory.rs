@@ -28,7 +28,9 @@ pub enum BadMemory {
     #[error("the descriptor is not a memfd: it has no seals")]
     NotMemfd,
     /// It can shrink, and that cannot be changed.
-    #[error("the memfd can shrink and is sealed against sealing; add F_SEAL_SHRINK before F_SEAL_SEAL")]
+    #[error(
+        "the memfd can shrink, and this descriptor cannot change that; add F_SEAL_SHRINK before F_SEAL_SEAL, and before a descriptor that only reads is made"
+    )]
     CanShrink,
     /// It is sealed against writing, but devices could still write.
     #[error(
@@ -115,12 +117,14 @@ mod tests {
         let file: OwnedFd = File::open("/proc/self/exe").unwrap().into();
         let no_seals = memfd_create("test", MemfdFlags::CLOEXEC).unwrap();
         ftruncate(&no_seals, 4096).unwrap();
-        let read_only = {
+        let read_only = |seals| {
             use std::os::fd::AsRawFd;
-            let file = memfd(4096, SealFlags::empty());
+            let file = memfd(4096, seals);
             OwnedFd::from(File::open(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap())
         };
-        assert!(!Sealed::of(vec![read_only]).unwrap().writable || rustix::process::geteuid().is_root());
+        // fcntl(2), F_ADD_SEALS: EPERM where the descriptor cannot write. Its owner must have sealed it.
+        assert!(matches!(Sealed::of(vec![read_only(SealFlags::empty())]), Err(BadMemory::CanShrink)));
+        assert!(!Sealed::of(vec![read_only(SealFlags::SHRINK)]).unwrap().writable);
         assert!(matches!(Sealed::of(vec![]), Err(BadMemory::Missing)));
         assert!(matches!(
             Sealed::of(vec![memfd(4096, SealFlags::empty()), memfd(4096, SealFlags::empty())]),
