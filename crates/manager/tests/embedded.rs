@@ -8,7 +8,7 @@ use portcullis_driver::vtd::Mode;
 use portcullis_driver::{Device, DomainOptions, Error, FlushPolicy, Prefer};
 use portcullis_manager::embedded::{Embedded, EmbeddedOptions};
 use portcullis_model::vtd::config::{ScalableConfig, VtdConfig};
-use portcullis_model::{InterruptSink, Message};
+use portcullis_model::{InterruptSink, Message, Undelivered};
 use portcullis_spec::{
     Access, FaultReason, Iova, Ipa, PagingFormat, Pasid, PciAddress, PhysAddr, Stage, StageRules,
 };
@@ -205,8 +205,9 @@ fn a_file_is_shared_and_a_read_only_one_is_never_written() {
 struct Collected(Mutex<Vec<Message>>);
 
 impl InterruptSink for Collected {
-    fn send(&self, message: Message) {
+    fn send(&self, message: Message) -> Result<(), Undelivered> {
         self.0.lock().unwrap().push(message);
+        Ok(())
     }
 }
 

@@ -13,18 +13,37 @@ pub struct Message {
     pub data: u32,
 }
 
-/// Receives interrupt messages.
-///
-/// [`send`](Self::send) is called from the thread that caused the message: one that does DMA, or one that writes a
-/// register. It must not block for long and must not call back into the unit that sends.
-pub trait InterruptSink: Send + Sync {
-    /// Delivers one message.
-    fn send(&self, message: Message);
+/// Nothing takes messages at this address: the write was aborted.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
+#[error("no interrupt controller takes messages at {address:#x}")]
+pub struct Undelivered {
+    /// The address written.
+    pub address: u64,
 }
 
-/// Drops every message.
+/// Receives interrupt messages, and drives the interrupt wires of units that have some.
+///
+/// Both are called from the thread that caused them: one that does DMA, or one that writes a register. They must not
+/// block for long and must not call back into the unit that sends.
+pub trait InterruptSink: Send + Sync {
+    /// Delivers one message.
+    ///
+    /// # Errors
+    /// Where nothing took it; some architectures tell software so.
+    fn send(&self, message: Message) -> Result<(), Undelivered>;
+
+    /// Drives one of the unit's interrupt wires, whose level it keeps. Wires are not asserted at first. A machine without such wires
+    /// need not implement it.
+    fn set_wire(&self, wire: u8, asserted: bool) {
+        let _ = (wire, asserted);
+    }
+}
+
+/// Takes every message and drops it.
 pub struct NoInterrupts;
 
 impl InterruptSink for NoInterrupts {
-    fn send(&self, _message: Message) {}
+    fn send(&self, _message: Message) -> Result<(), Undelivered> {
+        Ok(())
+    }
 }

@@ -17,13 +17,14 @@ pub mod interrupt;
 pub mod memory;
 pub mod port;
 pub mod refusal;
+pub mod registers;
 pub mod ring;
 pub mod space;
 pub mod translate;
 pub mod vtd;
 
 pub use engine::AccessError;
-pub use interrupt::{InterruptSink, Message, NoInterrupts};
+pub use interrupt::{InterruptSink, Message, NoInterrupts, Undelivered};
 #[cfg(feature = "vm-memory")]
 pub use memory::VmMemory;
 pub use memory::{GuestMemory, MemoryError, OwnedMemory};

@@ -16,7 +16,7 @@ use portcullis_driver::{FaultSignal, Unit, UnitError};
 use portcullis_model::vtd::config::{ConfigError, VtdConfig};
 use portcullis_model::vtd::{VtdPort, VtdUnit};
 use portcullis_model::{
-    AccessError, GuestMemory, InterruptSink, Message, NoInterrupts, OwnedMemory, VmMemory,
+    AccessError, GuestMemory, InterruptSink, Message, NoInterrupts, OwnedMemory, Undelivered, VmMemory,
 };
 use portcullis_spec::{Iova, Pasid, PciAddress, PhysAddr};
 use rustix::mm::{MapFlags, ProtFlags};
@@ -85,12 +85,13 @@ struct Signals {
 }
 
 impl InterruptSink for Signals {
-    fn send(&self, message: Message) {
+    fn send(&self, message: Message) -> Result<(), Undelivered> {
         if message.source.is_some() {
             return self.devices.send(message);
         }
         *self.faults.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.changed.notify_all();
+        Ok(())
     }
 }
 

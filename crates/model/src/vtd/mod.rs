@@ -126,10 +126,10 @@ impl Vtd {
         self.unit.ecap
     }
 
-    /// Sends a message, outside of every lock.
+    /// Sends a message, outside of every lock. Of a write that was aborted VT-d tells nobody.
     fn send(&self, message: Option<Message>) {
         if let Some(message) = message {
-            self.sink.send(message);
+            let _ = self.sink.send(message);
         }
     }
 
@@ -276,7 +276,9 @@ impl Architecture for Vtd {
 
     /// Without interrupt remapping, every message passes (VT-d 5.1.1).
     fn interrupt(&self, transaction: &Transaction, data: u32) -> Result<(), Report> {
-        self.sink.send(Message { source: Some(transaction.requester), address: transaction.address.0, data });
+        let message = Message { source: Some(transaction.requester), address: transaction.address.0, data };
+        // A posted write: nobody is told that it was aborted.
+        let _ = self.sink.send(message);
         Ok(())
     }
 }

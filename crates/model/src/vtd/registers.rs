@@ -11,6 +11,7 @@ use portcullis_spec::vtd::registers::{
 use portcullis_spec::{Invalidation, PhysAddr};
 
 use super::{Vtd, VtdUnit, locked, queue};
+use crate::registers::{self, half, put_half};
 
 /// Bits of a protected region's base and limit that can't be set: regions are multiples of 2 MiB.
 const PROTECTED_ALIGNMENT: u64 = 0x1f_ffff;
@@ -49,16 +50,6 @@ pub(super) struct Protection {
     pub(super) regions: Vec<(u64, u64)>,
 }
 
-/// Replaces the 32-bit half of a 64-bit register that `offset` names.
-fn put_half(register: &mut u64, offset: u64, value: u32) {
-    let shift = if offset & 4 == 0 { 0 } else { 32 };
-    *register = *register & !(0xffff_ffff << shift) | u64::from(value) << shift;
-}
-
-fn half(register: u64, offset: u64) -> u32 {
-    (register >> if offset & 4 == 0 { 0 } else { 32 }) as u32
-}
-
 impl VtdUnit {
     /// Bytes of the register region, a multiple of 4 KiB.
     #[must_use]
@@ -71,25 +62,17 @@ impl VtdUnit {
 
     /// Reads registers, little-endian.
     pub fn mmio_read(&self, offset: u64, data: &mut [u8]) {
-        data.fill(0);
-        match data.len() {
-            4 if offset.is_multiple_of(4) => data.copy_from_slice(&self.read32(offset).to_le_bytes()),
-            8 if offset.is_multiple_of(8) => data.copy_from_slice(&self.read64(offset).to_le_bytes()),
-            _ => {}
-        }
+        registers::read(offset, data, |offset| self.read32(offset), |offset| self.read64(offset));
     }
 
     /// Writes registers, little-endian.
     pub fn mmio_write(&self, offset: u64, data: &[u8]) {
-        if let Ok(bytes) = <[u8; 4]>::try_from(data)
-            && offset.is_multiple_of(4)
-        {
-            self.write32(offset, u32::from_le_bytes(bytes));
-        } else if let Ok(bytes) = <[u8; 8]>::try_from(data)
-            && offset.is_multiple_of(8)
-        {
-            self.write64(offset, u64::from_le_bytes(bytes));
-        }
+        registers::write(
+            offset,
+            data,
+            |offset, value| self.write32(offset, value),
+            |offset, value| self.write64(offset, value),
+        );
     }
 
     /// Reads the quadword at `offset`, a multiple of 8.

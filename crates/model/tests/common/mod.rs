@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex};
 
 use portcullis_model::vtd::config::{ScalableConfig, VtdConfig};
 use portcullis_model::vtd::{VtdPort, VtdUnit};
-use portcullis_model::{AccessError, GuestMemory, InterruptSink, MemoryError, Message, OwnedMemory};
+use portcullis_model::{
+    AccessError, GuestMemory, InterruptSink, MemoryError, Message, OwnedMemory, Undelivered,
+};
 use portcullis_spec::{Access, Fault, Iova, Pasid, PhysAddr};
 
 /// Bytes of memory.
@@ -43,8 +45,9 @@ pub const QIE: u32 = 1 << 26;
 pub struct Sink(pub Mutex<Vec<Message>>);
 
 impl InterruptSink for Sink {
-    fn send(&self, message: Message) {
+    fn send(&self, message: Message) -> Result<(), Undelivered> {
         self.0.lock().unwrap().push(message);
+        Ok(())
     }
 }
 
