@@ -8,7 +8,7 @@ use portcullis_manager::{
     Backend,
     configuration::{BackendChoice, Configuration},
     core::Core,
-    embedded::{EmbeddedBackend, EmbeddedOptions, backend::DEVICES},
+    embedded::{ARCHITECTURES, backend::DEVICES, simulate},
     service::{
         Inherited, Settings,
         privileges::{self, Needs},
@@ -42,8 +42,8 @@ pub(crate) struct Args {
     #[arg(long, value_enum)]
     platform: Option<Platform>,
     /// The simulated machine's IOMMU.
-    #[arg(long, value_enum)]
-    iommu: Option<Iommu>,
+    #[arg(long, value_parser = ARCHITECTURES)]
+    iommu: Option<String>,
     #[command(flatten)]
     at: At,
 }
@@ -53,11 +53,6 @@ enum Platform {
     Auto,
     Vfio,
     Embedded,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Iommu {
-    Vtd,
 }
 
 /// What the service says once it listens.
@@ -174,14 +169,10 @@ fn choose(
     configuration: &Configuration,
 ) -> Result<(Box<dyn Backend>, Option<String>), Failure> {
     let embedded = || -> Result<Box<dyn Backend>, Failure> {
-        match (arguments.iommu, configuration.iommu.as_deref()) {
-            (Some(Iommu::Vtd), _) | (None, None | Some("vtd")) => {
-                Ok(Box::new(EmbeddedBackend::new(EmbeddedOptions::default(), &DEVICES)?))
-            }
-            (None, Some(other)) => {
-                Err(Failure::new(format!("the simulated machine has no {other}; it has vtd")))
-            }
-        }
+        let named = arguments.iommu.as_deref().or(configuration.iommu.as_deref());
+        let named = named.unwrap_or(ARCHITECTURES[0]);
+        let unknown = || format!("the simulated machine has no {named}; it has {}", ARCHITECTURES.join(", "));
+        Ok(simulate(named, &DEVICES).ok_or_else(|| Failure::new(unknown()))??)
     };
     let platform = match (arguments.platform, configuration.backend) {
         (Some(platform), _) => platform,

@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use portcullis_spec::Access;
 
 use super::{Accounts, BackendChoice, Client, Configuration, Place, Problem};
+use crate::embedded::ARCHITECTURES;
 
 /// The smallest page: ranges are rounded outward to it.
 const PAGE: u64 = 4096;
@@ -148,6 +149,10 @@ impl Configuration {
                 "service.upstream is set, and the back end is another",
                 "set service.backend = \"upstream\", or remove the socket",
             );
+        }
+        if let Some(named) = self.iommu.as_deref().filter(|named| !ARCHITECTURES.contains(named)) {
+            let help = format!("use one of: {}", ARCHITECTURES.join(", "));
+            contradiction(&format!("service.iommu: nothing simulates `{named}`"), &help);
         }
         if self.iommu.is_some() && matches!(self.backend, BackendChoice::Vfio | BackendChoice::Upstream) {
             contradiction(

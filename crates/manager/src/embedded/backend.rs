@@ -9,17 +9,18 @@ use std::{
 };
 
 use portcullis_driver::{Device as DriverDevice, DomainOptions, Error, RegionKind};
-use portcullis_spec::{Access, Iova, Pasid, PciAddress, PhysAddr, Requester};
+use portcullis_model::NoInterrupts;
+use portcullis_spec::{Access, Iova, Pasid, PhysAddr, Requester};
 
 use super::{
-    Embedded, EmbeddedDomain, EmbeddedError, EmbeddedOptions,
-    device::{Kind, Simulated},
+    Embedded, EmbeddedDomain, EmbeddedError, EmbeddedOptions, Machine, VtdMachine,
+    device::{Dma, Kind, Simulated},
 };
 use crate::{
     backend::{Backend, BackendError, Capabilities, Mapping, MemoryId, Source, SpaceId, ViolationSource},
     inventory::{
         Device, DeviceId, DeviceKind, Group, GroupId, Inventory, ReservedKind, ReservedRegion, Unit,
-        UnitCapabilities, UnitId, UnitKind,
+        UnitCapabilities, UnitId,
     },
     violation::{RawRecord, Violation},
 };
@@ -34,24 +35,35 @@ pub const DEVICES: [(&str, Kind); 4] =
     [("nic0", Kind::Network), ("disk0", Kind::Disk), ("accel0", Kind::Accelerator), ("rogue0", Kind::Rogue)];
 
 /// The embedded platform as a back end.
-pub struct EmbeddedBackend {
-    platform: Arc<Embedded>,
+pub struct EmbeddedBackend<M: Machine = VtdMachine> {
+    platform: Arc<Embedded<M>>,
     names: Vec<String>,
     devices: Vec<Simulated>,
-    spaces: BTreeMap<SpaceId, EmbeddedDomain>,
+    spaces: BTreeMap<SpaceId, EmbeddedDomain<M>>,
     memories: BTreeMap<MemoryId, PhysAddr>,
     ram: PhysAddr,
     read: bool,
 }
 
 impl EmbeddedBackend {
-    /// A platform with these devices, named and in the order of their addresses.
+    /// A VT-d platform with these devices, named and in the order of their addresses.
     ///
     /// # Errors
     ///
     /// [`EmbeddedError`].
     pub fn new(options: EmbeddedOptions, devices: &[(&str, Kind)]) -> Result<Self, EmbeddedError> {
-        let platform = Arc::new(Embedded::new(options)?);
+        Self::of(options, devices)
+    }
+}
+
+impl<M: Machine> EmbeddedBackend<M> {
+    /// A platform of any architecture with these devices, named and in the order of their addresses.
+    ///
+    /// # Errors
+    ///
+    /// [`EmbeddedError`].
+    pub fn of(options: M::Options, devices: &[(&str, Kind)]) -> Result<Self, EmbeddedError> {
+        let platform = Arc::new(Embedded::<M>::of(options, Arc::new(NoInterrupts))?);
         // A file's pages are there once they are touched.
         let say = |error: rustix::io::Errno| EmbeddedError::Map(error.to_string());
         let file =
@@ -61,14 +73,13 @@ impl EmbeddedBackend {
         let mut simulated = Vec::new();
         for (number, (_, kind)) in (3u32..).zip(devices) {
             // Eight functions a device, 32 devices a bus; device 0 of bus 0 is left to the bridge.
-            let address =
-                PciAddress { segment: 0, requester_id: u16::try_from(number * 8).unwrap_or(u16::MAX) };
-            let mut device = DriverDevice::new(address);
+            let requester = M::requester(u16::try_from(number * 8).unwrap_or(u16::MAX));
+            let mut device = DriverDevice::new(requester);
             if *kind == Kind::Accelerator {
                 device.pasid_bits = PASID_BITS.min(platform.unit().features().pasid_bits);
             }
             platform.unit().add_device(device)?;
-            simulated.push(Simulated::new(*kind, address));
+            simulated.push(Simulated::new(*kind, requester));
         }
         Ok(Self {
             platform,
@@ -91,13 +102,13 @@ impl EmbeddedBackend {
         self.devices.get_mut(device.0 as usize).ok_or(BackendError::Gone)
     }
 
-    fn space(&self, space: SpaceId) -> Result<&EmbeddedDomain, BackendError> {
+    fn space(&self, space: SpaceId) -> Result<&EmbeddedDomain<M>, BackendError> {
         self.spaces.get(&space).ok_or_else(|| BackendError::Unknown(format!("no such {space:?}")))
     }
 
     fn requester(&self, device: DeviceId) -> Result<Requester, BackendError> {
         let device = self.devices.get(device.0 as usize).ok_or(BackendError::Gone)?;
-        Ok(Requester::Pci(device.address))
+        Ok(device.requester)
     }
 
     fn physical(&self, mapping: &Mapping) -> Result<PhysAddr, BackendError> {
@@ -144,9 +155,9 @@ fn unknown(what: &'static str) -> impl Fn(Error) -> BackendError {
     move |error| BackendError::Unknown(format!("{what}: {error}"))
 }
 
-impl Backend for EmbeddedBackend {
+impl<M: Machine> Backend for EmbeddedBackend<M> {
     fn name(&self) -> String {
-        "embedded vtd".into()
+        format!("embedded {}", M::NAME)
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -173,12 +184,12 @@ impl Backend for EmbeddedBackend {
                     _ => ReservedKind::Msi,
                 },
                 access: Access::empty(),
-                source: "Intel VT-d 3.14: the range of interrupts".into(),
+                source: M::RESERVED_BY.into(),
             })
             .collect();
         let unit = Unit {
-            name: "vtd0".into(),
-            kind: UnitKind::Vtd,
+            name: format!("{}0", M::NAME),
+            kind: M::KIND,
             address: None,
             capabilities: UnitCapabilities {
                 page_sizes: 1 << 12 | 1 << 21 | 1 << 30,
@@ -196,8 +207,11 @@ impl Backend for EmbeddedBackend {
             let accelerator = simulated.kind == Kind::Accelerator;
             let device = Device {
                 name: name.clone(),
-                kind: DeviceKind::Pci,
-                requesters: vec![Requester::Pci(simulated.address)],
+                kind: match simulated.requester {
+                    Requester::Pci(_) => DeviceKind::Pci,
+                    _ => DeviceKind::Generic,
+                },
+                requesters: vec![simulated.requester],
                 registers: None,
                 unit: Some(UnitId(0)),
                 group: GroupId(id),
@@ -244,9 +258,9 @@ impl Backend for EmbeddedBackend {
     }
 
     fn device_descriptor(&mut self, device: DeviceId) -> Result<Option<OwnedFd>, BackendError> {
-        let platform = self.platform.clone();
+        let platform: Arc<dyn Dma> = self.platform.clone();
         let system = |source| BackendError::System { what: "starting a simulated device".into(), source };
-        self.device(device)?.start(&platform).map(Some).map_err(system)
+        self.device(device)?.start(platform).map(Some).map_err(system)
     }
 
     fn add_memory(
@@ -352,9 +366,9 @@ impl Backend for EmbeddedBackend {
 }
 
 /// The unit's fault records.
-struct Refused(Arc<Embedded>);
+struct Refused<M: Machine>(Arc<Embedded<M>>);
 
-impl ViolationSource for Refused {
+impl<M: Machine> ViolationSource for Refused<M> {
     fn read(&mut self, timeout: Duration, sink: &mut dyn FnMut(Violation)) -> Result<u64, BackendError> {
         self.0.wait_for_faults(timeout);
         let counts = self.0.unit().read_faults(|record| {
@@ -364,7 +378,7 @@ impl ViolationSource for Refused {
                 device: None,
                 fault: record.fault,
                 time: u64::try_from(since.as_nanos()).unwrap_or(u64::MAX),
-                raw: RawRecord { words: record.raw, length: 2 },
+                raw: RawRecord { words: record.raw, length: M::RECORD_WORDS },
                 count: 1,
             });
         });

@@ -15,13 +15,13 @@ use std::{
 };
 
 use portcullis_model::AccessError;
-use portcullis_spec::{Iova, Pasid, PciAddress};
+use portcullis_spec::{Iova, Pasid, Requester};
 use rustix::{
     event::{PollFd, PollFlags, poll},
     net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair},
 };
 
-use super::{Embedded, Engine};
+use super::{Embedded, Engine, Machine};
 
 /// Bytes of a block of the disk.
 const BLOCK: u64 = 512;
@@ -205,10 +205,21 @@ struct Gate {
     changed: Condvar,
 }
 
+/// Where devices get their way to memory from.
+pub(super) trait Dma: Send + Sync {
+    fn dma(&self, requester: Requester, pasid: Option<Pasid>) -> Engine;
+}
+
+impl<M: Machine> Dma for Embedded<M> {
+    fn dma(&self, requester: Requester, pasid: Option<Pasid>) -> Engine {
+        self.engine(requester, pasid)
+    }
+}
+
 /// A simulated device.
 pub(super) struct Simulated {
     pub(super) kind: Kind,
-    pub(super) address: PciAddress,
+    pub(super) requester: Requester,
     gate: Arc<Gate>,
     requests: Arc<AtomicU64>,
     /// The device's end of the socket; another claim makes another.
@@ -216,9 +227,9 @@ pub(super) struct Simulated {
 }
 
 impl Simulated {
-    pub(super) fn new(kind: Kind, address: PciAddress) -> Self {
+    pub(super) fn new(kind: Kind, requester: Requester) -> Self {
         let gate = Gate { stopped: Mutex::new(true), changed: Condvar::new() };
-        Self { kind, address, gate: Arc::new(gate), requests: Arc::default(), socket: None }
+        Self { kind, requester, gate: Arc::new(gate), requests: Arc::default(), socket: None }
     }
 
     pub(super) fn requests(&self) -> u64 {
@@ -226,14 +237,14 @@ impl Simulated {
     }
 
     /// Lets the device work for whoever gets its descriptor.
-    pub(super) fn start(&mut self, platform: &Arc<Embedded>) -> io::Result<OwnedFd> {
+    pub(super) fn start(&mut self, platform: Arc<dyn Dma>) -> io::Result<OwnedFd> {
         let kind = SocketType::SEQPACKET;
         let (theirs, ours) = socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?;
         let ours = Arc::new(ours);
         let worker = Worker {
             kind: self.kind,
-            address: self.address,
-            platform: platform.clone(),
+            requester: self.requester,
+            platform,
             gate: self.gate.clone(),
             requests: self.requests.clone(),
             blocks: Vec::new(),
@@ -260,8 +271,8 @@ impl Simulated {
 
 struct Worker {
     kind: Kind,
-    address: PciAddress,
-    platform: Arc<Embedded>,
+    requester: Requester,
+    platform: Arc<dyn Dma>,
     gate: Arc<Gate>,
     requests: Arc<AtomicU64>,
     /// The disk's, made at the first use.
@@ -310,7 +321,7 @@ impl Worker {
         if *stopped {
             return Answer { outcome: Outcome::Refused, value: 0 };
         }
-        match access(&self.platform.engine(self.address, pasid)) {
+        match access(&self.platform.dma(self.requester, pasid)) {
             Ok(value) => {
                 self.requests.fetch_add(1, Ordering::Relaxed);
                 Answer { outcome: Outcome::Done, value }

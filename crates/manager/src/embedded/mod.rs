@@ -5,35 +5,50 @@
 pub mod backend;
 mod bus;
 pub mod device;
+mod machine;
 mod platform;
+pub mod vtd;
 
 use std::fs::File;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use portcullis_driver::vtd::{self, Mode};
-use portcullis_driver::{FaultSignal, Unit, UnitError};
-use portcullis_model::vtd::config::{ConfigError, VtdConfig};
-use portcullis_model::vtd::{VtdPort, VtdUnit};
+use portcullis_driver::{Unit, UnitError};
+use portcullis_model::vtd::config::ConfigError;
 use portcullis_model::{
     AccessError, GuestMemory, InterruptSink, Message, NoInterrupts, OwnedMemory, Undelivered, VmMemory,
 };
-use portcullis_spec::{Iova, Pasid, PciAddress, PhysAddr};
+use portcullis_spec::{Iova, Pasid, PhysAddr, Requester};
 use rustix::mm::{MapFlags, ProtFlags};
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
 pub use backend::EmbeddedBackend;
 pub use bus::Bus;
-pub use platform::{Host, VtdRegisters};
+pub use machine::Machine;
+use machine::Reach;
+pub use platform::Host;
+pub use vtd::{VtdMachine, VtdOptions as EmbeddedOptions};
 
-/// The architecture's side of the driver, over the model's registers.
-pub type EmbeddedVtd = vtd::Vtd<VtdRegisters, Arc<Host>>;
 /// A domain of the embedded unit.
-pub type EmbeddedDomain = portcullis_driver::Domain<EmbeddedVtd>;
+pub type EmbeddedDomain<M = VtdMachine> = portcullis_driver::Domain<<M as Machine>::Driver>;
 
-/// Where the unit says that faults wait: an address of the interrupt range that no device's message carries, as the
-/// message also lacks a source.
-const FAULT_SIGNAL: FaultSignal = FaultSignal { address: 0xfee0_0000, data: 0 };
+/// Names of the architectures that the platform can simulate.
+pub const ARCHITECTURES: [&str; 1] = [VtdMachine::NAME];
+
+/// A platform of the architecture called `name`, with everything that its model has; `None` where there is none of that name.
+#[must_use]
+pub fn simulate(
+    name: &str,
+    devices: &[(&str, device::Kind)],
+) -> Option<Result<Box<dyn crate::Backend>, EmbeddedError>> {
+    fn of<M: Machine>(devices: &[(&str, device::Kind)]) -> Result<Box<dyn crate::Backend>, EmbeddedError> {
+        Ok(Box::new(EmbeddedBackend::<M>::of(M::Options::default(), devices)?))
+    }
+    match name {
+        VtdMachine::NAME => Some(of::<VtdMachine>(devices)),
+        _ => None,
+    }
+}
 
 /// Why the embedded platform could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -61,22 +76,6 @@ impl From<UnitError> for EmbeddedError {
     }
 }
 
-/// What the platform is to be like.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct EmbeddedOptions {
-    /// The unit.
-    pub unit: VtdConfig,
-    /// The mode in which the driver uses it; the best that it has where not said.
-    pub mode: Option<Mode>,
-}
-
-impl Default for EmbeddedOptions {
-    /// A unit with everything that the model has.
-    fn default() -> Self {
-        Self { unit: VtdConfig::full(), mode: None }
-    }
-}
-
 /// Passes devices' messages on, and keeps the unit's own.
 struct Signals {
     devices: Arc<dyn InterruptSink>,
@@ -96,23 +95,23 @@ impl InterruptSink for Signals {
 }
 
 /// One unit with everything behind it. Every device is blocked until it is attached.
-pub struct Embedded {
+pub struct Embedded<M: Machine = VtdMachine> {
     bus: Arc<Bus>,
-    model: VtdUnit,
-    unit: Unit<EmbeddedVtd>,
+    machine: M,
+    unit: Unit<M::Driver>,
     signals: Arc<Signals>,
 }
 
 impl Embedded {
-    /// A platform whose devices' interrupts go nowhere.
+    /// A VT-d platform whose devices' interrupts go nowhere.
     ///
     /// # Errors
     /// [`EmbeddedError::Config`] or [`EmbeddedError::Driver`].
     pub fn new(options: EmbeddedOptions) -> Result<Self, EmbeddedError> {
-        Self::with_interrupts(options, Arc::new(NoInterrupts))
+        Self::of(options, Arc::new(NoInterrupts))
     }
 
-    /// A platform whose devices' interrupt messages go to `interrupts`.
+    /// A VT-d platform whose devices' interrupt messages go to `interrupts`.
     ///
     /// # Errors
     /// As [`Self::new`].
@@ -120,33 +119,37 @@ impl Embedded {
         options: EmbeddedOptions,
         interrupts: Arc<dyn InterruptSink>,
     ) -> Result<Self, EmbeddedError> {
+        Self::of(options, interrupts)
+    }
+}
+
+impl<M: Machine> Embedded<M> {
+    /// A platform of any architecture whose devices' interrupt messages go to `interrupts`.
+    ///
+    /// # Errors
+    /// [`EmbeddedError::Config`] or [`EmbeddedError::Driver`].
+    pub fn of(options: M::Options, interrupts: Arc<dyn InterruptSink>) -> Result<Self, EmbeddedError> {
         let bus = Arc::new(Bus::default());
         let signals =
             Arc::new(Signals { devices: interrupts, faults: Mutex::new(false), changed: Condvar::new() });
-        let segment = options.unit.segment;
-        let host_address_bits = options.unit.host_address_bits;
-        let model = VtdUnit::new(options.unit, bus.clone(), signals.clone())?;
-        let driver = vtd::Vtd::start(
-            VtdRegisters(model.clone()),
-            Arc::new(Host::new(bus.clone())),
-            vtd::Options { segment, host_address_bits, mode: options.mode, ..vtd::Options::default() },
-        )?;
+        let host = Arc::new(Host::new(bus.clone()));
+        let (machine, driver) = M::build(options, bus.clone(), signals.clone(), host)?;
         let unit = Unit::new(driver);
-        unit.signal_faults(Some(FAULT_SIGNAL));
+        unit.signal_faults(Some(M::FAULT_SIGNAL));
         unit.enable()?;
-        Ok(Self { bus, model, unit, signals })
+        Ok(Self { bus, machine, unit, signals })
     }
 
     /// The unit: devices are added and attached here, domains made, faults read.
     #[must_use]
-    pub const fn unit(&self) -> &Unit<EmbeddedVtd> {
+    pub const fn unit(&self) -> &Unit<M::Driver> {
         &self.unit
     }
 
-    /// The model that plays the unit.
+    /// The architecture's own side.
     #[must_use]
-    pub const fn model(&self) -> &VtdUnit {
-        &self.model
+    pub const fn machine(&self) -> &M {
+        &self.machine
     }
 
     /// The simulated physical memory.
@@ -203,8 +206,8 @@ impl Embedded {
 
     /// A device's DMA, with a PASID or none.
     #[must_use]
-    pub fn engine(&self, device: PciAddress, pasid: Option<Pasid>) -> Engine {
-        Engine { port: self.model.port(device.requester_id, pasid) }
+    pub fn engine(&self, device: impl Into<Requester>, pasid: Option<Pasid>) -> Engine {
+        Engine { port: Box::new(self.machine.port(device.into(), pasid)) }
     }
 
     /// Waits until the unit has said that faults wait, at most `timeout`. Whether it has.
@@ -220,9 +223,14 @@ impl Embedded {
 }
 
 /// A simulated DMA engine: what a device does on its own.
-#[derive(Clone)]
 pub struct Engine {
-    port: VtdPort,
+    port: Box<dyn Reach>,
+}
+
+impl Clone for Engine {
+    fn clone(&self) -> Self {
+        Self { port: self.port.another() }
+    }
 }
 
 impl Engine {

@@ -3,9 +3,8 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use portcullis_driver::platform::{Clock, Memory, Mmio, Platform};
+use portcullis_driver::platform::{Clock, Memory, Platform};
 use portcullis_model::GuestMemory;
-use portcullis_model::vtd::VtdUnit;
 use portcullis_spec::PhysAddr;
 
 use super::bus::Bus;
@@ -73,25 +72,4 @@ impl Clock for Host {
 
 impl Platform for Host {
     type Lock<T> = Mutex<T>;
-}
-
-/// The registers of a VT-d model.
-pub struct VtdRegisters(pub(super) VtdUnit);
-
-impl Mmio for VtdRegisters {
-    fn read32(&self, offset: u64) -> u32 {
-        self.0.read32(offset)
-    }
-
-    fn read64(&self, offset: u64) -> u64 {
-        self.0.read64(offset)
-    }
-
-    fn write32(&self, offset: u64, value: u32) {
-        self.0.write32(offset, value);
-    }
-
-    fn write64(&self, offset: u64, value: u64) {
-        self.0.write64(offset, value);
-    }
 }

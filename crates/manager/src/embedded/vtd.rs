@@ -1,0 +1,96 @@
+//! Intel VT-d on the embedded platform.
+
+use std::sync::Arc;
+
+use portcullis_driver::FaultSignal;
+use portcullis_driver::platform::Mmio;
+use portcullis_driver::vtd::{self, Mode};
+use portcullis_model::vtd::config::VtdConfig;
+use portcullis_model::vtd::{Vtd, VtdUnit};
+use portcullis_model::{GuestMemory, InterruptSink, Port};
+use portcullis_spec::{Pasid, PciAddress, Requester};
+
+use super::{EmbeddedError, Host, Machine};
+use crate::inventory::UnitKind;
+
+/// What the platform is to be like.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct VtdOptions {
+    /// The unit.
+    pub unit: VtdConfig,
+    /// The mode in which the driver uses it; the best that it has where not said.
+    pub mode: Option<Mode>,
+}
+
+impl Default for VtdOptions {
+    /// A unit with everything that the model has.
+    fn default() -> Self {
+        Self { unit: VtdConfig::full(), mode: None }
+    }
+}
+
+/// A VT-d unit, on segment 0 unless its configuration says otherwise.
+pub struct VtdMachine(VtdUnit);
+
+impl VtdMachine {
+    /// The model that plays the unit.
+    #[must_use]
+    pub const fn model(&self) -> &VtdUnit {
+        &self.0
+    }
+}
+
+impl Machine for VtdMachine {
+    const NAME: &'static str = "vtd";
+    const KIND: UnitKind = UnitKind::Vtd;
+    const RECORD_WORDS: u8 = 2;
+    const RESERVED_BY: &'static str = "Intel VT-d 3.14: the range of interrupts";
+    const FAULT_SIGNAL: FaultSignal = FaultSignal { address: 0xfee0_0000, data: 0 };
+
+    type Options = VtdOptions;
+    type Model = Vtd;
+    type Driver = vtd::Vtd<VtdRegisters, Arc<Host>>;
+
+    fn build(
+        options: VtdOptions,
+        memory: Arc<dyn GuestMemory>,
+        signals: Arc<dyn InterruptSink>,
+        host: Arc<Host>,
+    ) -> Result<(Self, Self::Driver), EmbeddedError> {
+        let VtdOptions { unit, mode } = options;
+        let (segment, host_address_bits) = (unit.segment, unit.host_address_bits);
+        let model = VtdUnit::new(unit, memory, signals)?;
+        let options = vtd::Options { segment, host_address_bits, mode, ..vtd::Options::default() };
+        let driver = vtd::Vtd::start(VtdRegisters(model.clone()), host, options)?;
+        Ok((Self(model), driver))
+    }
+
+    fn requester(number: u16) -> Requester {
+        PciAddress { segment: 0, requester_id: number }.into()
+    }
+
+    fn port(&self, requester: Requester, pasid: Option<Pasid>) -> Port<Vtd> {
+        self.0.port(requester.index() as u16, pasid)
+    }
+}
+
+/// The registers of a VT-d model.
+pub struct VtdRegisters(VtdUnit);
+
+impl Mmio for VtdRegisters {
+    fn read32(&self, offset: u64) -> u32 {
+        self.0.read32(offset)
+    }
+
+    fn read64(&self, offset: u64) -> u64 {
+        self.0.read64(offset)
+    }
+
+    fn write32(&self, offset: u64, value: u32) {
+        self.0.write32(offset, value);
+    }
+
+    fn write64(&self, offset: u64, value: u64) {
+        self.0.write64(offset, value);
+    }
+}
