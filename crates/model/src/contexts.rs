@@ -75,7 +75,18 @@ impl Spaces {
     }
 }
 
-type Entries<N> = HashMap<(Requester, Option<Pasid>), Arc<Cached<N>>>;
+/// What contexts are looked up by.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Sender {
+    /// Who sends.
+    pub requester: Requester,
+    /// The PASID that is sent along.
+    pub pasid: Option<Pasid>,
+    /// Whether the address lies in the upper of two halves with tables of their own.
+    pub upper: bool,
+}
+
+type Entries<N> = HashMap<Sender, Arc<Cached<N>>>;
 
 /// The cache of contexts and the spaces of one unit.
 pub struct Contexts<N> {
@@ -109,20 +120,13 @@ impl<N> Contexts<N> {
         self.entries.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The cached context of a requester and PASID.
-    pub fn find(&self, requester: Requester, pasid: Option<Pasid>) -> Option<Arc<Cached<N>>> {
-        self.entries().get(&(requester, pasid)).map(Arc::clone)
+    /// The cached context of a sender.
+    pub fn find(&self, sender: Sender) -> Option<Arc<Cached<N>>> {
+        self.entries().get(&sender).map(Arc::clone)
     }
 
     /// Keeps a context of `generation`, unless something was invalidated since.
-    pub fn fill(
-        &self,
-        requester: Requester,
-        pasid: Option<Pasid>,
-        cached: &Arc<Cached<N>>,
-        generation: u64,
-        current: &Generation,
-    ) {
+    pub fn fill(&self, sender: Sender, cached: &Arc<Cached<N>>, generation: u64, current: &Generation) {
         let mut entries = self.entries_mut();
         if current.read() != generation {
             return;
@@ -130,7 +134,7 @@ impl<N> Contexts<N> {
         if entries.len() >= self.limit {
             entries.clear();
         }
-        entries.insert((requester, pasid), Arc::clone(cached));
+        entries.insert(sender, Arc::clone(cached));
     }
 
     /// The space that `key` identifies: the one that others use already, or a new one.
@@ -158,11 +162,12 @@ impl<N> Contexts<N> {
                     tags(&cached.resolved.context).is_some_and(|tags| tags.domain != *domain)
                 });
             }
-            ContextScope::Requester { requester, mask } => entries.retain(|(cached, _), _| {
+            ContextScope::Requester { requester, mask } => entries.retain(|cached, _| {
+                let cached = &cached.requester;
                 !(same_kind(cached, requester) && (cached.index() ^ requester.index()) & !mask == 0)
             }),
             ContextScope::Pasid(requester, pasid) => {
-                entries.retain(|(cached, _), entry| !(cached == requester && entry.has_pasid(*pasid)));
+                entries.retain(|cached, entry| !(cached.requester == *requester && entry.has_pasid(*pasid)));
             }
             ContextScope::DomainPasid(domain, pasid) => entries.retain(|_, entry| {
                 let domain = tags(&entry.resolved.context).is_none_or(|tags| tags.domain == *domain);

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use portcullis_pagetable::AnyFormat;
 use portcullis_spec::{
-    Access, Context, ContextScope, Fault, FaultReason, Invalidation, PagingFormat, Pasid, PhysAddr,
+    Access, Context, ContextScope, Fault, FaultReason, Invalidation, Iova, PagingFormat, Pasid, PhysAddr,
     Requester, StageNumber, StageRules, Transaction, Translation, TranslationScope,
 };
 
-use crate::contexts::{Cached, Contexts, Resolved};
+use crate::contexts::{Cached, Contexts, Resolved, Sender};
 use crate::gate::Gate;
 use crate::memory::{GuestMemory, MemoryError};
 use crate::refusal::Refusal;
@@ -34,6 +34,8 @@ pub enum Admission {
 /// What a transaction asks of the tables once its context is known.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Asked {
+    /// The address that is translated: the transaction's, without the bits that the context ignores.
+    pub input: Iova,
     /// What must be permitted.
     pub access: Access,
     /// Whether with privileged rights.
@@ -42,13 +44,35 @@ pub struct Asked {
     pub any: bool,
 }
 
-/// A fault and whether it goes into the architecture's records.
+/// What becomes of a refused transaction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Report {
+pub enum Outcome {
+    /// The device is told that it failed.
+    Abort,
+    /// The device is told that it is done: reads give zeros, and writes are dropped (Arm RAZ/WI).
+    ZeroAndIgnore,
+    /// It is held until software says what becomes of it (Arm stall).
+    Hold,
+}
+
+/// What software decided about a held transaction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Release {
+    /// It is tried again, as if it had just come.
+    Retry,
+    /// It ends like this; [`Outcome::Hold`] is an abort here.
+    End(Outcome),
+}
+
+/// A refusal: what the device's side is told, and what the architecture records of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Report<R> {
     /// What the device's side is told.
     pub fault: Fault,
-    /// Whether the architecture records and signals it.
-    pub recorded: bool,
+    /// What the architecture records and signals, if anything.
+    pub record: Option<R>,
+    /// What becomes of the transaction.
+    pub outcome: Outcome,
 }
 
 /// What an architecture supplies: from tables to [`Context`], and from a refusal to its own codes and records.
@@ -59,15 +83,25 @@ pub trait Architecture: Send + Sync + 'static {
     /// What a look-up remembers beside its context.
     type Note: Copy + Send + Sync + 'static;
 
+    /// What is recorded of a fault.
+    type Record: Copy + Send + 'static;
+
+    /// Whether an address lies in the upper half of an address space whose halves have tables of their own (Arm TTB1). The
+    /// halves are looked up apart.
+    fn is_upper(&self, _address: Iova) -> bool {
+        false
+    }
+
     /// What to do with a transaction before any table is read.
     fn admit(&self, transaction: &Transaction) -> Admission;
 
-    /// Reads the tables that lead from a requester to its context.
+    /// Reads the tables that lead from a requester to its context, for addresses of one half.
     fn lookup(
         &self,
         memory: &dyn GuestMemory,
         requester: Requester,
         pasid: Option<Pasid>,
+        upper: bool,
     ) -> Resolved<Self::Note>;
 
     /// The page-table format of a stage with what the unit's capabilities decide, or `None` where the unit lacks it.
@@ -104,16 +138,22 @@ pub trait Architecture: Send + Sync + 'static {
         transaction: &Transaction,
         resolved: Option<&Resolved<Self::Note>>,
         refusal: Refusal,
-    ) -> Report;
+    ) -> Report<Self::Record>;
 
     /// Records a fault and signals it. Called outside of the guard.
-    fn record(&self, fault: &Fault);
+    fn record(&self, memory: &dyn GuestMemory, record: &Self::Record);
+
+    /// Records a held transaction's fault, and waits until software has decided. Called outside of the guard.
+    fn hold(&self, memory: &dyn GuestMemory, record: &Self::Record) -> Release {
+        self.record(memory, record);
+        Release::End(Outcome::Abort)
+    }
 
     /// Delivers an interrupt request of a device. Called outside of the guard.
     ///
     /// # Errors
     /// Where it is blocked.
-    fn interrupt(&self, transaction: &Transaction, data: u32) -> Result<(), Report>;
+    fn interrupt(&self, transaction: &Transaction, data: u32) -> Result<(), Report<Self::Record>>;
 }
 
 /// Why a device's access did not happen.
@@ -147,6 +187,15 @@ pub struct Engine<A: Architecture> {
     generation: Generation,
     contexts: Contexts<A::Note>,
     budget: Budget,
+}
+
+/// What became of an access that did not fail.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Done {
+    /// Its bytes were moved.
+    Moved,
+    /// Nothing was moved: a read gives zeros, a write is dropped.
+    ZeroAndIgnore,
 }
 
 /// A transaction that may reach memory.
@@ -201,19 +250,26 @@ impl<A: Architecture> Engine<A> {
     /// Translates the first byte of a transaction.
     ///
     /// # Errors
-    /// The fault, which is also recorded if the architecture records it.
+    /// The fault, which is also recorded if the architecture records it, and whatever becomes of the transaction.
     pub fn translate(&self, shard: usize, transaction: &Transaction) -> Result<Translation, Fault> {
-        let guard = self.gate.enter(shard);
-        let passed = self.pass(transaction, 1);
-        drop(guard);
-        match passed {
-            Ok(passed) => Ok(Translation {
-                address: passed.output,
-                page_shift: passed.page.shift,
-                access: passed.page.access(passed.asked.privileged),
-                attributes: passed.page.attributes,
-            }),
-            Err(report) => Err(self.refuse(&report)),
+        loop {
+            let guard = self.gate.enter(shard);
+            let passed = self.pass(transaction, 1);
+            drop(guard);
+            let report = match passed {
+                Ok(passed) => {
+                    return Ok(Translation {
+                        address: passed.output,
+                        page_shift: passed.page.shift,
+                        access: passed.page.access(passed.asked.privileged),
+                        attributes: passed.page.attributes,
+                    });
+                }
+                Err(report) => report,
+            };
+            if let Release::End(_) = self.settle(&report) {
+                return Err(report.fault);
+            }
         }
     }
 
@@ -222,14 +278,24 @@ impl<A: Architecture> Engine<A> {
         &self,
         shard: usize,
         transaction: &Transaction,
-        touch: impl FnOnce(&dyn GuestMemory, PhysAddr) -> Result<(), MemoryError>,
-    ) -> Result<(), AccessError> {
-        let guard = self.gate.enter(shard);
-        match self.pass(transaction, transaction.length) {
-            Ok(passed) => Ok(touch(&*self.memory, passed.output)?),
-            Err(report) => {
-                drop(guard);
-                Err(AccessError::Refused(self.refuse(&report)))
+        mut touch: impl FnMut(&dyn GuestMemory, PhysAddr) -> Result<(), MemoryError>,
+    ) -> Result<Done, AccessError> {
+        loop {
+            let guard = self.gate.enter(shard);
+            let report = match self.pass(transaction, transaction.length) {
+                Ok(passed) => {
+                    touch(&*self.memory, passed.output)?;
+                    return Ok(Done::Moved);
+                }
+                Err(report) => report,
+            };
+            drop(guard);
+            match self.settle(&report) {
+                Release::Retry => {}
+                Release::End(Outcome::ZeroAndIgnore) => return Ok(Done::ZeroAndIgnore),
+                Release::End(Outcome::Abort | Outcome::Hold) => {
+                    return Err(AccessError::Refused(report.fault));
+                }
             }
         }
     }
@@ -241,24 +307,34 @@ impl<A: Architecture> Engine<A> {
 
     /// Delivers an interrupt request of a device.
     pub(crate) fn interrupt(&self, transaction: &Transaction, data: u32) -> Result<(), AccessError> {
-        self.architecture
-            .interrupt(transaction, data)
-            .map_err(|report| AccessError::Refused(self.refuse(&report)))
+        self.architecture.interrupt(transaction, data).map_err(|report| self.refuse(&report))
     }
 
     /// Refuses a transaction for a reason that needs no table.
     pub(crate) fn refuse_outright(&self, transaction: &Transaction, refusal: Refusal) -> AccessError {
-        AccessError::Refused(self.refuse(&self.architecture.fault(transaction, None, refusal)))
+        self.refuse(&self.architecture.fault(transaction, None, refusal))
     }
 
-    fn refuse(&self, report: &Report) -> Fault {
-        if report.recorded {
-            self.architecture.record(&report.fault);
+    fn refuse(&self, report: &Report<A::Record>) -> AccessError {
+        if let Some(record) = &report.record {
+            self.architecture.record(self.memory(), record);
         }
-        report.fault
+        AccessError::Refused(report.fault)
     }
 
-    fn pass(&self, transaction: &Transaction, bytes: u64) -> Result<Passed, Report> {
+    /// Records a refusal and finds out what becomes of the transaction.
+    fn settle(&self, report: &Report<A::Record>) -> Release {
+        match (&report.record, report.outcome) {
+            (Some(record), Outcome::Hold) => self.architecture.hold(self.memory(), record),
+            (Some(record), outcome) => {
+                self.architecture.record(self.memory(), record);
+                Release::End(outcome)
+            }
+            (None, outcome) => Release::End(outcome),
+        }
+    }
+
+    fn pass(&self, transaction: &Transaction, bytes: u64) -> Result<Passed, Report<A::Record>> {
         let architecture = &self.architecture;
         match architecture.admit(transaction) {
             Admission::Translate => {}
@@ -268,23 +344,25 @@ impl<A: Architecture> Engine<A> {
             }
             Admission::Refused(refusal) => return Err(architecture.fault(transaction, None, refusal)),
         }
-        let cached = self.context(transaction.requester, transaction.pasid);
+        let upper = architecture.is_upper(transaction.address);
+        let cached = self.context(transaction.requester, transaction.pasid, upper);
         let resolved = &cached.resolved;
         let fault = |refusal| architecture.fault(transaction, Some(resolved), refusal);
         let asked = architecture.ask(transaction, resolved).map_err(fault)?;
-        let page = self.page(&cached, transaction, asked).map_err(fault)?;
-        let output = page.address(transaction.address.0);
+        let page = self.page(&cached, asked).map_err(fault)?;
+        let output = page.address(asked.input.0);
         architecture.accept(transaction, resolved, output, bytes).map_err(fault)?;
         Ok(Passed { page, output, asked })
     }
 
     /// The context of a requester and PASID, from the cache or from the architecture's tables.
-    fn context(&self, requester: Requester, pasid: Option<Pasid>) -> Arc<Cached<A::Note>> {
-        if let Some(cached) = self.contexts.find(requester, pasid) {
+    fn context(&self, requester: Requester, pasid: Option<Pasid>, upper: bool) -> Arc<Cached<A::Note>> {
+        let key = Sender { requester, pasid, upper };
+        if let Some(cached) = self.contexts.find(key) {
             return cached;
         }
         let generation = self.generation.read();
-        let mut resolved = self.architecture.lookup(self.memory(), requester, pasid);
+        let mut resolved = self.architecture.lookup(self.memory(), requester, pasid, upper);
         let space = match self.stages(&resolved.context) {
             Ok(Some(key)) => Some(self.contexts.space(key, &self.budget)),
             Ok(None) => None,
@@ -297,7 +375,7 @@ impl<A: Architecture> Engine<A> {
         let cacheable = resolved.cacheable;
         let cached = Arc::new(Cached { resolved, space });
         if cacheable {
-            self.contexts.fill(requester, pasid, &cached, generation, &self.generation);
+            self.contexts.fill(key, &cached, generation, &self.generation);
         }
         cached
     }
@@ -323,17 +401,12 @@ impl<A: Architecture> Engine<A> {
         })
     }
 
-    fn page(
-        &self,
-        cached: &Cached<A::Note>,
-        transaction: &Transaction,
-        asked: Asked,
-    ) -> Result<PageTranslation, Refusal> {
-        let Asked { access, privileged, any } = asked;
+    fn page(&self, cached: &Cached<A::Note>, asked: Asked) -> Result<PageTranslation, Refusal> {
+        let Asked { input, access, privileged, any } = asked;
         match (&cached.resolved.context, &cached.space) {
             (Context::Blocked(reason), _) => Err(Refusal::new(reason.unwrap_or(FaultReason::RequestBlocked))),
             (Context::Bypass { access: permitted, output_bits, attributes, .. }, _) => {
-                let address = transaction.address.0;
+                let address = input.0;
                 if *output_bits < 64 && address >> output_bits != 0 {
                     return Err(Refusal::new(FaultReason::AddressSize));
                 }
@@ -350,12 +423,12 @@ impl<A: Architecture> Engine<A> {
                 })
             }
             (_, Some(space)) => {
-                let request = Request { access, privileged, any };
-                if let Some(answer) = space.find(transaction.address, request) {
+                let request = Request { access, privileged, any, table: false };
+                if let Some(answer) = space.find(input, request) {
                     return answer;
                 }
                 let generation = self.generation.read();
-                let answer = translate(self.memory(), &space.key.stages, transaction.address, request);
+                let answer = translate(self.memory(), &space.key.stages, input, request);
                 let keep = match &answer {
                     Ok(_) => true,
                     Err(refusal) => {
@@ -363,7 +436,7 @@ impl<A: Architecture> Engine<A> {
                     }
                 };
                 if keep {
-                    space.fill(transaction.address, answer, generation, &self.generation, &self.budget);
+                    space.fill(input, answer, generation, &self.generation, &self.budget);
                 }
                 answer
             }

@@ -6,7 +6,7 @@ use portcullis_spec::{
     Access, Fault, FaultReason, Iova, Pasid, RequestType, Requester, Transaction, Translation,
 };
 
-use crate::engine::{AccessError, Admission, Architecture, Engine};
+use crate::engine::{AccessError, Admission, Architecture, Done, Engine};
 use crate::refusal::Refusal;
 
 /// One requester's access to memory through a unit, with one PASID or none. Cheap to clone: one for each queue or
@@ -86,7 +86,11 @@ impl<A: Architecture> Port<A> {
             let count = piece(at, rest.len());
             let (now, later) = rest.split_at_mut(count);
             let transaction = self.transaction(at, count as u64, Access::READ);
-            self.engine.access(self.shard, &transaction, |memory, address| memory.read(address, now))?;
+            let done =
+                self.engine.access(self.shard, &transaction, |memory, address| memory.read(address, now))?;
+            if done == Done::ZeroAndIgnore {
+                now.fill(0);
+            }
             rest = later;
             if rest.is_empty() {
                 return Ok(());
@@ -111,9 +115,10 @@ impl<A: Architecture> Port<A> {
                 (Admission::Interrupt, Ok(data)) => {
                     self.engine.interrupt(&transaction, u32::from_le_bytes(data))?;
                 }
-                _ => self
-                    .engine
-                    .access(self.shard, &transaction, |memory, address| memory.write(address, now))?,
+                _ => {
+                    self.engine
+                        .access(self.shard, &transaction, |memory, address| memory.write(address, now))?;
+                }
             }
             rest = later;
             if rest.is_empty() {

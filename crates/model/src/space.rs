@@ -224,7 +224,7 @@ mod tests {
     use super::*;
     use crate::translate::FormattedStage;
 
-    const READ: Request = Request { access: Access::READ, privileged: false, any: false };
+    const READ: Request = Request { access: Access::READ, privileged: false, any: false, table: false };
 
     fn space(domain: u32, tag: Option<u32>) -> Space {
         let stage = Stage {

@@ -8,7 +8,7 @@ use portcullis_spec::{
 };
 
 use crate::memory::{GuestMemory, MemoryError};
-use crate::refusal::{Detail, Refusal};
+use crate::refusal::{Detail, FirstStageTable, Refusal};
 
 /// How often a walk is repeated because others changed an entry whose flags were to be set.
 const FLAG_ATTEMPTS: usize = 8;
@@ -50,6 +50,8 @@ pub struct Request {
     pub privileged: bool,
     /// Whether it is enough that anything is permitted at all (a read of zero bytes, where the unit allows that).
     pub any: bool,
+    /// Whether the unit itself reads or writes a table of another stage.
+    pub table: bool,
 }
 
 /// A translated page.
@@ -109,7 +111,14 @@ pub fn translate(
 
 /// What a page permits to requests of one privilege, by its rights and the rules of the stage.
 fn permitted(rights: Rights, rules: StageRules, privileged: bool) -> Access {
+    let rights = if rules.contains(StageRules::ONE_PRIVILEGE) { rights | Rights::USER } else { rights };
     let mut access = rights.access(privileged);
+    if !privileged
+        && rules.contains(StageRules::FETCH_NEEDS_EXECUTE_ALONE)
+        && rights.contains(Rights::EXECUTE)
+    {
+        access |= Access::EXECUTE;
+    }
     if privileged && !rules.contains(StageRules::WRITE_PROTECT) && access.contains(Access::READ) {
         access |= Access::WRITE | Access::ATOMIC;
     }
@@ -125,6 +134,11 @@ fn permitted(rights: Rights, rules: StageRules, privileged: bool) -> Access {
         }
         if rules.contains(StageRules::NO_PRIVILEGED_USER_ACCESS) {
             access -= Access::READ_WRITE | Access::ATOMIC;
+        }
+        if rules.contains(StageRules::USER_WRITE_IMPLIES_NO_PRIVILEGED_EXECUTE)
+            && rights.contains(Rights::WRITE)
+        {
+            access -= Access::EXECUTE;
         }
     }
     access
@@ -144,7 +158,8 @@ fn check(rights: Rights, rules: StageRules, request: Request, number: StageNumbe
     } else {
         !user_page
     };
-    let reason = if !rights.intersects(Rights::READ | Rights::WRITE) {
+    let nothing = !rights.intersects(Rights::READ | Rights::WRITE);
+    let reason = if nothing && rules.contains(StageRules::UNMAPPED_WITHOUT_RIGHTS) {
         FaultReason::NotMapped
     } else if by_privilege {
         FaultReason::PrivilegeDenied
@@ -158,14 +173,20 @@ fn check(rights: Rights, rules: StageRules, request: Request, number: StageNumbe
 }
 
 /// The refusal for a walk that ended without a page.
-fn walk_refusal<E>(cause: &Cause<E>, number: StageNumber, root: bool) -> Refusal {
+fn walk_refusal<E>(cause: &Cause<E>, number: StageNumber, root: bool, at: Option<PhysAddr>) -> Refusal {
     let detail = if root { Detail::RootEntry } else { Detail::None };
-    match cause {
+    let refusal = match cause {
         Cause::OutOfRange => Refusal::by(number, FaultReason::AddressSize, Detail::None),
         Cause::NotPresent | Cause::SkippedBits => Refusal::by(number, FaultReason::NotMapped, detail),
         Cause::Invalid(_) => Refusal::by(number, FaultReason::PagingEntryInvalid, detail),
         Cause::Load(_) => Refusal::by(number, FaultReason::PagingEntryUnreadable, detail),
-    }
+    };
+    Refusal { entry: at, ..refusal }
+}
+
+/// An entry's value as it is stored, and back.
+fn stored(rules: StageRules, entry: u64) -> u64 {
+    if rules.contains(StageRules::BIG_ENDIAN) { entry.swap_bytes() } else { entry }
 }
 
 /// What `step`'s entry must become before the translation may be used, if anything.
@@ -207,17 +228,29 @@ fn flagged<A>(
     Ok(raw)
 }
 
+/// Whether the entry's Accessed flag forbids its use before its rights are looked at.
+fn unaccessed<A>(format: &AnyFormat, rules: StageRules, leaf: Option<&Step<A>>) -> bool {
+    rules.contains(StageRules::ACCESSED_BEFORE_RIGHTS | StageRules::ACCESSED_REQUIRED)
+        && !rules.contains(StageRules::SET_ACCESSED)
+        && leaf.is_some_and(|leaf| format.with_accessed(leaf.level, leaf.raw) != leaf.raw)
+}
+
 /// Sets an entry's flags. `Ok(false)` if the entry changed meanwhile.
 fn set_flags(
     memory: &dyn GuestMemory,
+    rules: StageRules,
     at: PhysAddr,
     old: u64,
     new: u64,
     number: StageNumber,
 ) -> Result<bool, Refusal> {
+    let (old, new) = (stored(rules, old), stored(rules, new));
     match memory.compare_exchange64(at, old, new) {
         Ok(found) => Ok(found == old),
-        Err(_) => Err(Refusal::by(number, FaultReason::AccessFlag, Detail::FlagsUpdate)),
+        Err(_) => Err(Refusal {
+            entry: Some(at),
+            ..Refusal::by(number, FaultReason::AccessFlag, Detail::FlagsUpdate)
+        }),
     }
 }
 
@@ -232,7 +265,11 @@ fn out_of_range<A>(stage: &Stage<A>, input: u64) -> bool {
     stage.input_bits < 64 && input >> stage.input_bits != 0
 }
 
-fn one_stage<I: portcullis_pagetable::Address>(
+/// Translates `input` by one stage's tables, setting Accessed and Dirty as the rules say.
+///
+/// # Errors
+/// [`Refusal`] says why not.
+pub(crate) fn one_stage<I: portcullis_pagetable::Address>(
     memory: &dyn GuestMemory,
     stage: &FormattedStage<PhysAddr>,
     number: StageNumber,
@@ -244,16 +281,28 @@ fn one_stage<I: portcullis_pagetable::Address>(
         return Err(Refusal::by(number, FaultReason::AddressSize, Detail::None));
     }
     'attempt: for _ in 0..FLAG_ATTEMPTS {
-        let walk: Walk<PhysAddr, MemoryError> = walk(format, *root, input, |at| memory.load64(at));
+        let load = |at| memory.load64(at).map(|entry| stored(*rules, entry));
+        let walk: Walk<PhysAddr, MemoryError> = walk(format, *root, input, load);
         let mapping = match &walk.end {
             Ok(mapping) => *mapping,
-            Err(error) => return Err(walk_refusal(&error.cause, number, error.level == format.top())),
+            Err(error) => {
+                return Err(walk_refusal(&error.cause, number, error.level == format.top(), Some(error.at)));
+            }
         };
+        if unaccessed(format, *rules, walk.steps().last()) {
+            return Err(Refusal::by(number, FaultReason::AccessFlag, Detail::FlagsForbidden));
+        }
+        if request.table
+            && rules.contains(StageRules::PROTECTED_TABLE_WALK)
+            && format.is_device(&mapping.attributes)
+        {
+            return Err(Refusal::by(number, FaultReason::PermissionDenied, Detail::None));
+        }
         check(walk.rights, *rules, request, number)?;
         let write = request.access.contains(Access::WRITE);
         for step in walk.steps() {
             let new = flagged(format, *rules, number, step, write && step.level == mapping.level)?;
-            if new != step.raw && !set_flags(memory, step.at, step.raw, new, number)? {
+            if new != step.raw && !set_flags(memory, *rules, step.at, step.raw, new, number)? {
                 continue 'attempt;
             }
         }
@@ -280,16 +329,14 @@ enum LoadError {
     Memory,
 }
 
-const TABLE_READ: Request = Request { access: Access::READ, privileged: true, any: false };
-const TABLE_WRITE: Request = Request { access: Access::READ_WRITE, privileged: true, any: false };
+/// A read of an entry of the first stage's tables, as the second stage sees it.
+pub(crate) const TABLE_READ: Request =
+    Request { access: Access::READ, privileged: true, any: false, table: true };
+const TABLE_WRITE: Request = Request { access: Access::READ_WRITE, ..TABLE_READ };
 
 /// The second stage's refusal of an access to a first-stage table.
 fn on_table(refusal: Refusal, ipa: Ipa, root: bool, write: bool) -> Refusal {
-    let detail = match refusal.detail {
-        Detail::None | Detail::OnlyReadDenied => Detail::FirstStageTable { root, write },
-        known => known,
-    };
-    Refusal { ipa: Some(ipa), detail, ..refusal }
+    Refusal { ipa: Some(ipa), table: Some(FirstStageTable { root, write }), ..refusal }
 }
 
 fn two_stages(
@@ -309,10 +356,13 @@ fn two_stages(
     };
     'attempt: for _ in 0..FLAG_ATTEMPTS {
         let mut failed_at = *root;
+        let mut entry_at = None;
         let walk: Walk<Ipa, LoadError> = walk(format, *root, input, |ipa| {
             failed_at = ipa;
             let at = table(ipa, TABLE_READ).map_err(LoadError::Second)?;
-            memory.load64(at).map_err(|_| LoadError::Memory)
+            entry_at = Some(at);
+            let entry = memory.load64(at).map_err(|_| LoadError::Memory)?;
+            Ok(stored(*rules, entry))
         });
         let mapping = match &walk.end {
             Ok(mapping) => *mapping,
@@ -320,14 +370,15 @@ fn two_stages(
                 let at_root = error.level == format.top();
                 return Err(match &error.cause {
                     Cause::Load(LoadError::Second(refusal)) => on_table(*refusal, failed_at, at_root, false),
-                    cause => walk_refusal(cause, StageNumber::First, at_root),
+                    cause => walk_refusal(cause, StageNumber::First, at_root, entry_at),
                 });
             }
         };
+        if unaccessed(format, *rules, walk.steps().last()) {
+            return Err(Refusal::by(StageNumber::First, FaultReason::AccessFlag, Detail::FlagsForbidden));
+        }
         check(walk.rights, *rules, request, StageNumber::First)?;
-        let second_request =
-            Request { access: request.access, privileged: request.privileged, any: request.any };
-        let page = one_stage(memory, second, StageNumber::Second, mapping.address, second_request)
+        let page = one_stage(memory, second, StageNumber::Second, mapping.address, request)
             .map_err(|refusal| Refusal { ipa: Some(mapping.address), ..refusal })?;
         let write = request.access.contains(Access::WRITE);
         for step in walk.steps() {
@@ -338,7 +389,7 @@ fn two_stages(
             }
             let root = step.level == format.top();
             let at = table(step.at, TABLE_WRITE).map_err(|refusal| on_table(refusal, step.at, root, true))?;
-            if !set_flags(memory, at, step.raw, new, StageNumber::First)? {
+            if !set_flags(memory, *rules, at, step.raw, new, StageNumber::First)? {
                 continue 'attempt;
             }
         }

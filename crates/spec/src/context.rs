@@ -28,7 +28,7 @@ pub struct Tags {
 bitflags::bitflags! {
     /// Rules for one stage beyond what its table entries say.
     #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, serde::Serialize, serde::Deserialize)]
-    pub struct StageRules: u16 {
+    pub struct StageRules: u32 {
         /// The unit sets Accessed (Arm HA, VT-d SSADE and first stage, RISC-V GADE/SADE).
         const SET_ACCESSED = 1;
         /// The unit sets Dirty (Arm HD).
@@ -59,6 +59,17 @@ bitflags::bitflags! {
         /// A write through an entry with Dirty clear faults where the unit does not set it (VT-d without page-walk snoop,
         /// RISC-V ADE clear).
         const DIRTY_REQUIRED = 1 << 13;
+        /// An entry that must have Accessed faults for that before its rights are looked at (Arm).
+        const ACCESSED_BEFORE_RIGHTS = 1 << 14;
+        /// A page that may neither be read nor written is not mapped, rather than denied (VT-d second stage).
+        const UNMAPPED_WITHOUT_RIGHTS = 1 << 15;
+        /// An unprivileged fetch needs the right to execute alone, also where unprivileged data accesses are not admitted
+        /// (Arm UXN clear with AP\[1\] clear).
+        const FETCH_NEEDS_EXECUTE_ALONE = 1 << 16;
+        /// What unprivileged requests may write is never executed with privilege (Arm VMSAv8-64 EL1&0).
+        const USER_WRITE_IMPLIES_NO_PRIVILEGED_EXECUTE = 1 << 17;
+        /// The stage knows no privilege: what its entries say of it is ignored (Arm EL2).
+        const ONE_PRIVILEGE = 1 << 18;
     }
 }
 

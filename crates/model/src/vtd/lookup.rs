@@ -333,12 +333,12 @@ fn flag_rules(snoops: bool) -> StageRules {
     }
 }
 
-/// A second stage obeys no privilege: privileged writes need W as all do.
+/// A second stage obeys no privilege: privileged writes need W as all do. An entry with neither R nor W is not present.
 fn second_stage(unit: &Capabilities, levels: u8, root: PhysAddr, rules: StageRules) -> Stage<PhysAddr> {
     Stage {
         format: PagingFormat::VtdSecondStage { levels },
         root,
-        rules: rules | StageRules::WRITE_PROTECT,
+        rules: rules | StageRules::WRITE_PROTECT | StageRules::UNMAPPED_WITHOUT_RIGHTS,
         input_bits: unit.cap.guest_address_bits().min(12 + 9 * levels),
     }
 }

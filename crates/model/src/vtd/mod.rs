@@ -25,7 +25,7 @@ use portcullis_spec::{
 };
 
 use crate::contexts::Resolved;
-use crate::engine::{Admission, Architecture, Asked, Engine, Report};
+use crate::engine::{Admission, Architecture, Asked, Engine, Outcome, Report};
 use crate::interrupt::{InterruptSink, Message};
 use crate::memory::GuestMemory;
 use crate::port::Port;
@@ -142,6 +142,7 @@ impl Vtd {
 
 impl Architecture for Vtd {
     type Note = Note;
+    type Record = FaultRecord;
 
     fn admit(&self, transaction: &Transaction) -> Admission {
         if !Self::is_interrupt(transaction) {
@@ -161,7 +162,13 @@ impl Architecture for Vtd {
         }
     }
 
-    fn lookup(&self, memory: &dyn GuestMemory, requester: Requester, pasid: Option<Pasid>) -> Resolved<Note> {
+    fn lookup(
+        &self,
+        memory: &dyn GuestMemory,
+        requester: Requester,
+        pasid: Option<Pasid>,
+        _upper: bool,
+    ) -> Resolved<Note> {
         let root = Root {
             enabled: self.enabled.load(Ordering::SeqCst),
             rtaddr: Rtaddr::from_bits(self.rtaddr.load(Ordering::SeqCst)),
@@ -198,9 +205,10 @@ impl Architecture for Vtd {
 
     fn ask(&self, transaction: &Transaction, resolved: &Resolved<Note>) -> Result<Asked, Refusal> {
         let note = &resolved.note;
+        let input = transaction.address;
         let mut access = transaction.access;
         if matches!(resolved.context, Context::Blocked(_)) {
-            return Ok(Asked { access, privileged: false, any: false });
+            return Ok(Asked { input, access, privileged: false, any: false });
         }
         if transaction.request_type != RequestType::Untranslated {
             return Err(Refusal::new(FaultReason::TranslatedBlocked));
@@ -218,7 +226,7 @@ impl Architecture for Vtd {
             return Err(Refusal::new(FaultReason::PrivilegeDenied));
         }
         let any = transaction.length == 0 && access == Access::READ && self.cap().zlr();
-        Ok(Asked { access, privileged, any })
+        Ok(Asked { input, access, privileged, any })
     }
 
     fn accept(
@@ -248,34 +256,33 @@ impl Architecture for Vtd {
         transaction: &Transaction,
         resolved: Option<&Resolved<Note>>,
         refusal: Refusal,
-    ) -> Report {
+    ) -> Report<FaultRecord> {
         let code = reason::reason(transaction, resolved.map(|resolved| &resolved.note), refusal);
         let fpd = resolved.is_some_and(|resolved| resolved.note.fpd);
-        Report {
-            fault: Fault {
-                requester: transaction.requester,
-                pasid: transaction.pasid,
-                address: transaction.address.align_down(0x1000),
-                ipa: refusal.ipa,
-                access: transaction.access,
-                privileged: transaction.privileged,
-                request_type: transaction.request_type,
-                reason: code.map_or(refusal.reason, VtdFaultReason::neutral),
-                stage: code.map_or(refusal.stage, VtdFaultReason::stage),
-                code: code.map_or(0, |code| code.code().into()),
-            },
-            recorded: code.is_some_and(|code| !(fpd && code.is_qualified())),
-        }
+        let fault = Fault {
+            requester: transaction.requester,
+            pasid: transaction.pasid,
+            address: transaction.address.align_down(0x1000),
+            ipa: refusal.ipa,
+            access: transaction.access,
+            privileged: transaction.privileged,
+            request_type: transaction.request_type,
+            reason: code.map_or(refusal.reason, VtdFaultReason::neutral),
+            stage: code.map_or(refusal.stage, VtdFaultReason::stage),
+            code: code.map_or(0, |code| code.code().into()),
+        };
+        let recorded = code.is_some_and(|code| !(fpd && code.is_qualified()));
+        let record = if recorded { FaultRecord::from_fault(&fault) } else { None };
+        Report { fault, record, outcome: Outcome::Abort }
     }
 
-    fn record(&self, fault: &Fault) {
-        let Some(record) = FaultRecord::from_fault(fault) else { return };
-        let message = locked(&self.events).record(record, self.config.collapse_faults);
+    fn record(&self, _memory: &dyn GuestMemory, record: &FaultRecord) {
+        let message = locked(&self.events).record(*record, self.config.collapse_faults);
         self.send(message);
     }
 
     /// Without interrupt remapping, every message passes (VT-d 5.1.1).
-    fn interrupt(&self, transaction: &Transaction, data: u32) -> Result<(), Report> {
+    fn interrupt(&self, transaction: &Transaction, data: u32) -> Result<(), Report<FaultRecord>> {
         let message = Message { source: Some(transaction.requester), address: transaction.address.0, data };
         // A posted write: nobody is told that it was aborted.
         let _ = self.sink.send(message);

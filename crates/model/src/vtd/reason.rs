@@ -4,7 +4,7 @@ use portcullis_spec::vtd::VtdFaultReason as Reason;
 use portcullis_spec::{Access, FaultReason, StageNumber, Transaction};
 
 use super::lookup::{Mode, Note};
-use crate::refusal::{Detail, Refusal};
+use crate::refusal::{Detail, FirstStageTable, Refusal};
 
 /// The reason that is recorded, or `None` where the specification has the request refused without a record.
 pub(super) fn reason(transaction: &Transaction, note: Option<&Note>, refusal: Refusal) -> Option<Reason> {
@@ -47,7 +47,9 @@ fn legacy(transaction: &Transaction, refusal: Refusal) -> Option<Reason> {
 }
 
 fn scalable(transaction: &Transaction, refusal: Refusal) -> Option<Reason> {
-    if let Detail::FirstStageTable { root, write } = refusal.detail {
+    if let Some(FirstStageTable { root, write }) = refusal.table
+        && matches!(refusal.detail, Detail::None | Detail::OnlyReadDenied)
+    {
         return table_access(refusal.reason, root, write);
     }
     let first = refusal.stage == Some(StageNumber::First);

@@ -134,6 +134,10 @@ impl Format for AnyFormat {
         each!(self, it => it.break_before_make())
     }
 
+    fn is_device(&self, attributes: &Attributes) -> bool {
+        each!(self, it => it.is_device(attributes))
+    }
+
     fn index_bits(&self, level: u8) -> u8 {
         each!(self, it => it.index_bits(level))
     }

@@ -163,6 +163,12 @@ impl Format for ArmStage2 {
         if fits { Ok(()) } else { Err(Inexpressible) }
     }
 
+    /// MemAttr\[3:2\] clear, without FEAT_S2FWB.
+    #[inline]
+    fn is_device(&self, attributes: &Attributes) -> bool {
+        attributes.memory_type & 0b1100 == 0
+    }
+
     #[inline]
     fn with_accessed(&self, level: u8, raw: u64) -> u64 {
         if level != 0 && raw & TABLE_OR_PAGE != 0 { raw } else { raw | AF }

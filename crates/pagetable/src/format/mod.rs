@@ -301,6 +301,12 @@ pub trait Format: Copy {
         false
     }
 
+    /// Whether a leaf with these attributes maps device memory, as far as the format says (Arm stage 2).
+    #[inline]
+    fn is_device(&self, _attributes: &Attributes) -> bool {
+        false
+    }
+
     /// log2 of the entries of a table below the root.
     #[inline]
     fn table_bits(&self) -> u8 {
