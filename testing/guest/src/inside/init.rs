@@ -56,6 +56,8 @@ fn work() -> Result<()> {
         *(if succeeded { &mut passed } else { &mut failed }) += 1;
         say(&mut line, &(if succeeded { Message::Passed(name) } else { Message::Failed(name) }))?;
     }
+    // Who listens may switch the machine off on the last word.
+    rustix::fs::sync();
     say(&mut line, &Message::Done { passed, failed })?;
     rustix::termios::tcdrain(&line)?;
     Ok(())
