@@ -590,12 +590,16 @@ message! {
         until: Option<u64>,
         /// Only those with a higher number.
         after: Option<u64>,
-        /// At most so many: the oldest that fit.
+        /// Only those with a lower number.
+        before: Option<u64>,
+        /// The newest that fit, newest first.
+        newest: Option<bool>,
+        /// At most so many: the oldest that fit, unless the newest are asked for.
         limit: Option<u64>,
     }
     /// Reply of `ListFaults`.
     Faults {
-        /// Oldest first.
+        /// Oldest first, unless the newest were asked for.
         faults: Vec<Fault>,
         /// Refused accesses, all of them.
         total: u64,

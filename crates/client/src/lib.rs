@@ -296,7 +296,18 @@ impl Client {
     /// Has devices, with everything in their groups; each with its descriptor where it has one.
     #[allow(clippy::missing_errors_doc)]
     pub fn claim(&mut self, device: &str) -> Result<Vec<(String, Option<OwnedFd>)>, Error> {
-        self.send("Claim", &Named { device: device.into() }, false, &[])?;
+        self.claimed("Claim", device)
+    }
+
+    /// Stops devices that the client has, cuts them off from all spaces and resets them; they stay the client's. Their new
+    /// descriptors replace those that [`Client::claim`] gave.
+    #[allow(clippy::missing_errors_doc)]
+    pub fn quiesce(&mut self, device: &str) -> Result<Vec<(String, Option<OwnedFd>)>, Error> {
+        self.claimed("Quiesce", device)
+    }
+
+    fn claimed(&mut self, method: &str, device: &str) -> Result<Vec<(String, Option<OwnedFd>)>, Error> {
+        self.send(method, &Named { device: device.into() }, false, &[])?;
         let (claimed, _, descriptors): Answer<Claimed> = self.receive()?;
         let mut descriptors: Vec<Option<OwnedFd>> = descriptors.into_iter().map(Some).collect();
         let mut take = |index: u64| descriptors.get_mut(usize::try_from(index).ok()?)?.take();

@@ -200,13 +200,12 @@ impl Backend for Upstream {
         Ok(())
     }
 
-    /// The host stops a device when it is released, which also resets it; it is ours again at once, blocked.
+    /// The host stops, cuts off and resets at once.
     fn quiesce(&mut self, device: DeviceId) -> Result<(), BackendError> {
         let name = self.name_of(device)?;
         self.descriptors.remove(&device);
-        self.client.release(&name, false).map_err(unknown("stopping a device"))?;
-        let claimed = self.client.claim(&name).map_err(unknown("having a device again"))?;
-        for (claimed, descriptor) in claimed {
+        let stopped = self.client.quiesce(&name).map_err(unknown("stopping a device"))?;
+        for (claimed, descriptor) in stopped {
             if let (Some(at), Some(descriptor)) =
                 (self.devices.iter().position(|d| *d == claimed), descriptor)
             {

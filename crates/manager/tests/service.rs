@@ -7,7 +7,10 @@ use std::{
         unix::net::UnixStream,
     },
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -174,6 +177,46 @@ fn what_is_unmapped_is_gone_at_once() {
         assert_eq!(a.dma(Operation::Write, 0x10_2000, round).0, Outcome::Refused);
         a.client.map(a.space, Some(a.number), vec![at(0x10_0000, 0, 4, Access::READ_WRITE)]).unwrap();
     }
+}
+
+#[test]
+fn a_device_that_was_quiesced_reaches_nothing_and_stays_its_clients() {
+    let service = Service::start();
+    let mut a = Holder::new(&service, "a", "nic0", vec![at(0x10_0000, 0, 1, Access::READ_WRITE)]);
+    assert_eq!(a.dma(Operation::Write, 0x10_0000, 1).0, Outcome::Done);
+    let mut b = service.client("b");
+    assert_eq!(refusal(b.quiesce("nic0")), "NotClaimed");
+    let (name, descriptor) = a.client.quiesce("nic0").unwrap().remove(0);
+    let descriptor = descriptor.expect("another descriptor");
+    assert_eq!(name, "nic0");
+    // The old descriptor is of no more use, and through the new one the device reaches nothing until it is attached.
+    assert!(Command::new(Operation::Write, 0x10_0000, 8, 2).send(&a.device).is_err());
+    a.device = descriptor;
+    assert_eq!(a.dma(Operation::Write, 0x10_0000, 3).0, Outcome::Refused);
+    assert_eq!(refusal(b.claim("nic0")), "Held");
+    a.client.attach(a.space, "nic0", None).unwrap();
+    assert_eq!(a.dma(Operation::Write, 0x10_0000, 4).0, Outcome::Done);
+    assert_eq!(a.memory.read::<u64>(0).unwrap(), 4);
+}
+
+#[test]
+fn the_newest_faults_come_newest_first() {
+    let service = Service::start();
+    let mut a = Holder::new(&service, "a", "nic0", vec![at(0x10_0000, 0, 1, Access::READ_WRITE)]);
+    for page in 1..=9 {
+        assert_eq!(a.dma(Operation::Read, 0x10_0000 + page * PAGE, 0).0, Outcome::Refused);
+    }
+    eventually("all are recorded", || a.client.faults(&ListFaults::default()).unwrap().total == 9);
+    let mut numbers = |which: ListFaults| -> Vec<u64> {
+        a.client.faults(&which).unwrap().faults.iter().map(|fault| fault.number).collect()
+    };
+    let newest = ListFaults { newest: Some(true), limit: Some(3), ..ListFaults::default() };
+    assert_eq!(numbers(newest.clone()), [9, 8, 7]);
+    assert_eq!(numbers(ListFaults { before: Some(7), ..newest.clone() }), [6, 5, 4]);
+    assert_eq!(
+        numbers(ListFaults { after: Some(2), before: Some(5), newest: None, limit: None, ..newest }),
+        [3, 4]
+    );
 }
 
 #[test]
@@ -416,9 +459,26 @@ fn a_guests_manager_narrows_what_the_host_gave_and_never_widens_it() {
         a.client.map(a.space, Some(a.number), vec![at(0x10_0000, round, 1, Access::READ)]).unwrap();
         assert_eq!(a.dma(Operation::Read, 0x10_0000, 0).0, Outcome::Done);
     }
-    // A driver in the guest that dies leaves nothing with the host either.
+    // A driver in the guest that dies leaves nothing with the host either, and nobody else can have its device in between.
+    let stop = Arc::new(AtomicBool::new(false));
+    let greedy = {
+        let (mut greedy, stop) = (host.client("other"), stop.clone());
+        std::thread::spawn(move || {
+            let mut asked = 0;
+            while !stop.load(Ordering::Relaxed) || asked == 0 {
+                assert_eq!(refusal(greedy.claim("nic0")), "Held");
+                asked += 1;
+            }
+        })
+    };
     let Holder { client, device, .. } = a;
     drop(client);
+    for _ in 0..20 {
+        let mut next = guest.client("driver");
+        eventually("the guest's device is free again", || next.claim("nic0").is_ok());
+    }
+    stop.store(true, Ordering::Relaxed);
+    greedy.join().expect("nobody else has had it");
     eventually("its grants are gone at the host", || {
         let all = ListGrants { device: Some("nic0".into()), ..ListGrants::default() };
         other.grants(&all).unwrap().grants.is_empty()

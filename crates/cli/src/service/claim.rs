@@ -1,11 +1,14 @@
 //! `portcullis claim`.
 
 use std::{
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     process::Command,
+    sync::mpsc,
+    thread,
 };
 
 use portcullis_client::{Error, api, device::SharedMemory};
+use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
 
 use super::{At, bytes, size};
@@ -14,7 +17,8 @@ use crate::{
     output::Output,
 };
 
-/// Have a device for as long as this command runs; with COMMAND, for as long as that runs.
+/// Have a device for as long as this command runs; with COMMAND, for as long as that runs. Ends, and COMMAND with it, when the
+/// device is taken away or unplugged.
 ///
 /// The device is blocked until something is granted: with --memory, that much fresh memory. COMMAND finds the device's
 /// descriptor, where it has one, at the number in $PORTCULLIS_DEVICE_FD, and the memory's at $PORTCULLIS_MEMORY_FD with the
@@ -84,30 +88,80 @@ pub(crate) fn run(arguments: &Args, output: &mut Output) -> Result<Exit, Failure
         }
         Ok(())
     })?;
+    let taken = Taken::watch(arguments, &claimed.devices)?;
     let Some((program, rest)) = arguments.command.split_first() else {
-        // Nothing comes but the end of the service.
-        return match client.receive::<api::Nothing>() {
-            Err(Error::Closed) => Err(Failure::new("the service ended")),
-            Err(error) => Err(error.into()),
-            Ok(_) => Err(Failure::new("the service said something that nobody asked for")),
-        };
+        return Err(taken.wait());
     };
     let mut command = Command::new(program);
     command.args(rest);
     if let Some(descriptor) = devices.iter().find_map(|(_, descriptor)| descriptor.as_ref()) {
         command.env("PORTCULLIS_DEVICE_FD", pass(descriptor)?);
     }
+    let memory = match &memory {
+        Some(memory) => Some(memory.as_fd().try_clone_to_owned()?),
+        None => None,
+    };
     if let (Some(memory), Some(iova)) = (&memory, claimed.iova) {
-        use std::os::fd::AsFd;
-        let memory = memory.as_fd().try_clone_to_owned()?;
         command
-            .env("PORTCULLIS_MEMORY_FD", pass(&memory)?)
+            .env("PORTCULLIS_MEMORY_FD", pass(memory)?)
             .env("PORTCULLIS_MEMORY_IOVA", format!("{iova:#x}"));
-        let status = command.status()?;
-        return Ok(if status.success() { Exit::Done } else { Exit::Failed });
     }
-    let status = command.status()?;
+    let mut child = command.spawn()?;
+    let process = Pid::from_child(&child);
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || {
+        let why = taken.wait();
+        let _ = tell.send(why);
+        // It works with a device that is no longer there; this program still holds it as its child, so the number is its own.
+        let _ = kill_process(process, Signal::TERM);
+    });
+    let status = child.wait()?;
+    if let Ok(why) = told.try_recv() {
+        return Err(why);
+    }
     Ok(if status.success() { Exit::Done } else { Exit::Failed })
+}
+
+/// Notices when what was claimed is ours no longer.
+struct Taken {
+    events: Box<dyn Iterator<Item = Result<api::Followed, Error>> + Send>,
+    devices: Vec<String>,
+    /// Taken before anyone looked.
+    already: Option<String>,
+}
+
+impl Taken {
+    fn watch(arguments: &Args, devices: &[String]) -> Result<Self, Failure> {
+        let mut follower = arguments.at.connect()?;
+        if let Some(name) = &arguments.client {
+            follower.introduce(name)?;
+        }
+        let events = Box::new(follower.follow(true, false)?);
+        // What happened before that is seen in how things are now.
+        let held = arguments.at.connect()?.devices(None)?;
+        let held = |name: &String| held.iter().any(|device| device.name == *name && device.holder.is_some());
+        let already = devices.iter().find(|name| !held(name)).cloned();
+        Ok(Self { events, devices: devices.to_vec(), already })
+    }
+
+    /// Waits for it.
+    fn wait(self) -> Failure {
+        let Self { mut events, devices, already } = self;
+        let lost = |name: &str| Failure::new(format!("{name} was taken away"));
+        if let Some(name) = already {
+            return lost(&name);
+        }
+        let gone = events.find_map(|followed| match followed {
+            Ok(api::Followed { event: Some(event), .. })
+                if matches!(event.kind.as_str(), "released" | "disappeared") =>
+            {
+                event.devices.iter().find(|name| devices.contains(name)).map(|name| lost(name))
+            }
+            Ok(_) => None,
+            Err(error) => Some(error.into()),
+        });
+        gone.unwrap_or_else(|| Failure::new("the service ended"))
+    }
 }
 
 /// Lets a descriptor survive into the command; its number.

@@ -45,26 +45,24 @@ pub(crate) fn run(arguments: &Args, output: &mut Output) -> Result<Exit, Failure
         device: arguments.device.clone(),
         client: arguments.client.clone(),
         since,
-        limit: Some(10_000),
+        newest: Some(true),
+        limit: Some(arguments.limit),
         ..ListFaults::default()
     };
-    // The service answers from the oldest on; the newest are wanted.
     let mut newest = client.faults(&which)?;
-    loop {
-        let keep = usize::try_from(arguments.limit).unwrap_or(usize::MAX);
-        let excess = newest.faults.len().saturating_sub(keep);
-        newest.faults.drain(..excess);
-        which.after = newest.faults.last().map(|fault| fault.number);
-        if which.after.is_none() {
+    // One answer has so many at most.
+    while (newest.faults.len() as u64) < arguments.limit
+        && let Some(oldest) = newest.faults.last()
+    {
+        which.before = Some(oldest.number);
+        which.limit = Some(arguments.limit - newest.faults.len() as u64);
+        let older = client.faults(&which)?.faults;
+        if older.is_empty() {
             break;
         }
-        let next = client.faults(&which)?;
-        if next.faults.is_empty() {
-            break;
-        }
-        newest.faults.extend(next.faults);
-        (newest.total, newest.lost) = (next.total, next.lost);
+        newest.faults.extend(older);
     }
+    newest.faults.reverse();
     output.show(&newest, |newest, out| {
         let mut rows = table(["TIME", "DEVICE", "CLIENT", "PASID", "ADDRESS", "ACCESS", "WHY", "TIMES"]);
         for fault in &newest.faults {

@@ -1,6 +1,9 @@
 //! Claiming and releasing devices, always whole groups.
 
-use std::{collections::BTreeSet, os::fd::OwnedFd};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::fd::OwnedFd,
+};
 
 use portcullis_spec::Pasid;
 
@@ -157,29 +160,7 @@ impl Core {
         let Some(state) = self.groups.get(&group) else { return };
         let Some(holder) = state.holder else { return };
         let members = state.members.clone();
-        for &device in &members {
-            self.finish(|backend| backend.quiesce(device));
-        }
-        for &device in &members {
-            let attached: Vec<(Option<Pasid>, u64)> =
-                self.devices.get(&device).into_iter().flat_map(|d| d.attached.clone()).collect();
-            for (pasid, space) in attached {
-                self.detach_one(space, device, pasid);
-            }
-        }
-        for &device in &members {
-            if self.safe_state.is_some() {
-                return;
-            }
-            match self.backend.reset(device) {
-                Err(BackendError::Unsupported { why, .. }) => {
-                    let name = self.device_name(device);
-                    let warning = format!("{name} was released without a reset: {why}");
-                    self.events.push(Event::Warning(warning));
-                }
-                other => self.note(other),
-            }
-        }
+        self.bring_to_rest(&members);
         if self.safe_state.is_some() {
             return;
         }
@@ -193,6 +174,61 @@ impl Core {
         self.holders_changed += 1;
         let devices = members.iter().map(|&id| self.device_name(id)).collect();
         self.events.push(Event::Released { client: self.client_name(holder), devices });
+    }
+
+    /// Stops devices, cuts them off from all spaces, and resets them, with everything in their groups, without taking them
+    /// away from the client: nobody else can have them in between. Returns all of them. Descriptors that were handed out before
+    /// are of no more use.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NotClaimed`]; then nothing is stopped.
+    pub fn quiesce(&mut self, client: ClientId, words: &str) -> Result<Vec<DeviceId>, Refusal> {
+        self.alive()?;
+        let mut members = BTreeSet::new();
+        for id in self.resolve(words)? {
+            let group = self.claimed_by(client, id)?.group;
+            members.extend(self.groups.get(&group).into_iter().flat_map(|g| g.members.iter().copied()));
+        }
+        let members: Vec<DeviceId> = members.into_iter().collect();
+        let mut spaces: BTreeMap<u64, Vec<String>> = BTreeMap::new();
+        for state in members.iter().filter_map(|id| self.devices.get(id)) {
+            for &space in state.attached.values() {
+                spaces.entry(space).or_default().push(state.device.name.clone());
+            }
+        }
+        self.bring_to_rest(&members);
+        for (space, devices) in spaces {
+            self.events.push(Event::Detached { client: self.client_name(client), space, devices });
+        }
+        self.alive()?;
+        Ok(members)
+    }
+
+    fn bring_to_rest(&mut self, members: &[DeviceId]) {
+        for &device in members {
+            self.finish(|backend| backend.quiesce(device));
+        }
+        for &device in members {
+            let attached: Vec<(Option<Pasid>, u64)> =
+                self.devices.get(&device).into_iter().flat_map(|d| d.attached.clone()).collect();
+            for (pasid, space) in attached {
+                self.detach_one(space, device, pasid);
+            }
+        }
+        for &device in members {
+            if self.safe_state.is_some() {
+                return;
+            }
+            match self.backend.reset(device) {
+                Err(BackendError::Unsupported { why, .. }) => {
+                    let name = self.device_name(device);
+                    let warning = format!("{name} was stopped without a reset: {why}");
+                    self.events.push(Event::Warning(warning));
+                }
+                other => self.note(other),
+            }
+        }
     }
 
     /// Tries again to give a group back that could not be given back when its client released it.

@@ -82,6 +82,8 @@ pub enum Event {
     Disappeared {
         /// Its name.
         device: String,
+        /// Who had it.
+        client: Option<String>,
     },
     /// Something that a person should know.
     Warning(String),

@@ -370,13 +370,15 @@ impl Core {
             self.left(space, state.device.unit);
         }
         self.names.remove(&state.device.name);
+        let holder = self.groups.get(&state.device.group).and_then(|group| group.holder);
         if let Some(group) = self.groups.get_mut(&state.device.group) {
             group.members.retain(|&member| member != id);
             if group.members.is_empty() {
                 self.groups.remove(&state.device.group);
             }
         }
-        self.events.push(Event::Disappeared { device: state.device.name });
+        let client = holder.map(|holder| self.client_name(holder));
+        self.events.push(Event::Disappeared { device: state.device.name, client });
     }
 
     /// Blocks everything that was granted, for good.

@@ -34,7 +34,7 @@ pub struct Record {
 }
 
 /// Which records are wanted; every field narrows.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Wanted<'a> {
     /// Of these devices.
     pub devices: Option<&'a [DeviceId]>,
@@ -46,6 +46,15 @@ pub struct Wanted<'a> {
     pub until: u64,
     /// With a higher number.
     pub after: u64,
+    /// With a lower number.
+    pub before: u64,
+}
+
+impl Default for Wanted<'_> {
+    /// All of them.
+    fn default() -> Self {
+        Self { devices: None, client: None, since: 0, until: 0, after: 0, before: u64::MAX }
+    }
 }
 
 /// The journal.
@@ -119,12 +128,14 @@ impl Journal {
     }
 
     /// Records that are wanted, oldest first.
-    pub fn records<'a>(&'a self, wanted: &'a Wanted<'a>) -> impl Iterator<Item = &'a Record> {
+    pub fn records<'a>(&'a self, wanted: &'a Wanted<'a>) -> impl DoubleEndedIterator<Item = &'a Record> {
         // Numbers ascend without gaps, so the place of the first is known.
         let first = self.ring.front().map_or(0, |r| r.number);
         let skip =
             usize::try_from(wanted.after.saturating_add(1).saturating_sub(first)).unwrap_or(usize::MAX);
-        self.ring.iter().skip(skip).filter(move |record| {
+        let end = usize::try_from(wanted.before.saturating_sub(first)).unwrap_or(usize::MAX);
+        let (skip, end) = (skip.min(self.ring.len()), end.min(self.ring.len()));
+        self.ring.range(skip.min(end)..end).filter(move |record| {
             let time = record.violation.time;
             let attribution = record.attribution.as_deref();
             time >= wanted.since
@@ -224,6 +235,10 @@ mod tests {
                 let wanted = Wanted { after, ..Wanted::default() };
                 let numbers: Vec<u64> = journal.records(&wanted).map(|r| r.number).collect();
                 let fitting: Vec<u64> = expected.iter().copied().filter(|n| *n > after).collect();
+                prop_assert_eq!(numbers, fitting);
+                let wanted = Wanted { before: after, ..Wanted::default() };
+                let numbers: Vec<u64> = journal.records(&wanted).rev().map(|r| r.number).collect();
+                let fitting: Vec<u64> = expected.iter().rev().copied().filter(|n| *n < after).collect();
                 prop_assert_eq!(numbers, fitting);
             }
         }

@@ -13,7 +13,8 @@ use super::{
 };
 use crate::{
     backend::MemoryId,
-    core::{Asked, Granted, MapFrom, Refusal},
+    core::{Asked, ClientId, Granted, MapFrom, Refusal},
+    inventory::DeviceId,
 };
 
 /// Mappings or ranges in one call.
@@ -181,6 +182,7 @@ impl Service {
             "Map" => return self.map(session, call, parameters, out),
             "Unmap" => self.unmap(session, parameters, out)?,
             "Claim" => return self.claim(session, parameters, out),
+            "Quiesce" => return self.quiesce(session, parameters, out),
             "Follow" if !call.more => return Err(Failure::NeedsMore),
             "Follow" => return Ok(Then::Follow(read(parameters)?)),
             "GetStatus" => {
@@ -302,11 +304,23 @@ impl Service {
     fn claim(&self, session: &mut Session, parameters: &str, out: &mut Vec<u8>) -> Result<Then, Failure> {
         let asked: api::Named = read(parameters)?;
         let client = self.client(session)?;
+        let claimed = self.core().claim(client, &asked.device)?;
+        self.hand_out(client, &claimed, out)
+    }
+
+    fn quiesce(&self, session: &mut Session, parameters: &str, out: &mut Vec<u8>) -> Result<Then, Failure> {
+        let asked: api::Named = read(parameters)?;
+        let client = self.client(session)?;
+        let stopped = self.core().quiesce(client, &asked.device)?;
+        self.hand_out(client, &stopped, out)
+    }
+
+    /// Answers with devices and their descriptors.
+    fn hand_out(&self, client: ClientId, ids: &[DeviceId], out: &mut Vec<u8>) -> Result<Then, Failure> {
         let mut core = self.core();
-        let claimed = core.claim(client, &asked.device)?;
         let mut descriptors = Vec::new();
         let mut devices = Vec::new();
-        for id in claimed {
+        for &id in ids {
             let name = core.device(id).map_or_else(String::new, |d| d.device.name.clone());
             // No message takes more; a client that needs them claims fewer devices at a time.
             let room = descriptors.len() < api::DESCRIPTOR_LIMIT;
@@ -382,7 +396,7 @@ impl Service {
         })
     }
 
-    fn names(&self, devices: &[crate::inventory::DeviceId]) -> Vec<String> {
+    fn names(&self, devices: &[DeviceId]) -> Vec<String> {
         let core = self.core();
         devices.iter().filter_map(|&id| core.device(id)).map(|d| d.device.name.clone()).collect()
     }

@@ -247,7 +247,7 @@ async fn follow(
         tokio::select! {
             next = followed.recv() => match next {
                 Ok(next) => {
-                    let own = session.operator || next.client.as_deref() == Some(session.policy.name.as_str());
+                    let own = session.operator || next.public || next.client.as_deref() == Some(session.policy.name.as_str());
                     let wanted = (events && next.said.event.is_some()) || (faults && next.said.fault.is_some());
                     if next.said.missed.is_some() && faults || own && wanted {
                         say(&mut out, &next.said, true);
@@ -276,4 +276,6 @@ pub(super) struct Told {
     pub(super) said: api::Followed,
     /// Whose it is; others who are not operators do not see it.
     pub(super) client: Option<Arc<str>>,
+    /// Everyone sees it.
+    pub(super) public: bool,
 }

@@ -182,10 +182,16 @@ impl Service {
             since: which.since.unwrap_or(0),
             until: which.until.unwrap_or(0),
             after: which.after.unwrap_or(0),
+            before: which.before.unwrap_or(u64::MAX),
         };
         let limit = which.limit.unwrap_or(LIMIT).min(MOST) as usize;
         let journal = self.journal();
-        let faults = journal.records(&wanted).take(limit).map(message::fault_message).collect();
+        let records = journal.records(&wanted);
+        let faults = if which.newest == Some(true) {
+            records.rev().take(limit).map(message::fault_message).collect()
+        } else {
+            records.take(limit).map(message::fault_message).collect()
+        };
         Ok(api::Faults { faults, total: journal.total(), lost: journal.lost() })
     }
 

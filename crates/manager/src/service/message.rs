@@ -205,9 +205,9 @@ pub(super) fn event(time: u64, event: &Event) -> api::Event {
             message.devices = vec![device.clone()];
             ("appeared", None)
         }
-        Event::Disappeared { device } => {
+        Event::Disappeared { device, client } => {
             message.devices = vec![device.clone()];
-            ("disappeared", None)
+            ("disappeared", client.as_ref())
         }
         Event::Warning(text) => {
             message.text = Some(text.clone());

@@ -219,8 +219,10 @@ impl Service {
             if self.followers.receiver_count() > 0 {
                 let event = message::event(time, &event);
                 let client = event.client.as_deref().map(Into::into);
+                // Who has what is the client's own affair; that a device comes or goes is everyone's.
+                let public = matches!(event.kind.as_str(), "appeared" | "disappeared" | "safe-state");
                 let said = api::Followed { event: Some(event), ..api::Followed::default() };
-                let _ = self.followers.send(Told { said, client });
+                let _ = self.followers.send(Told { said, client, public });
             }
         }
     }
@@ -250,7 +252,7 @@ fn log(event: &Event) {
             tracing::debug!(CLIENT = client, SPACE = space, MAPPINGS = mappings, BYTES = bytes, "revoked");
         }
         Event::Appeared { device } => tracing::info!(DEVICES = device, "device appeared, blocked"),
-        Event::Disappeared { device } => tracing::warn!(DEVICES = device, "device disappeared"),
+        Event::Disappeared { device, .. } => tracing::warn!(DEVICES = device, "device disappeared"),
         Event::Warning(text) => tracing::warn!("{text}"),
         Event::SafeState(why) => tracing::error!("everything is blocked: {why}"),
     }
@@ -294,12 +296,12 @@ impl Seen for Teller {
             if follow {
                 let client = fault.client.as_deref().map(Into::into);
                 let said = api::Followed { fault: Some(fault), ..api::Followed::default() };
-                let _ = self.followers.send(Told { said, client });
+                let _ = self.followers.send(Told { said, client, public: false });
             }
         }
         if more != 0 && follow {
             let said = api::Followed { missed: Some(more), ..api::Followed::default() };
-            let _ = self.followers.send(Told { said, client: None });
+            let _ = self.followers.send(Told { said, client: None, public: false });
         }
     }
 }
