@@ -12,7 +12,7 @@ pub type Program = (&'static str, Vec<Step>);
 const PAGE: u64 = 4096;
 /// Where data lies, from the start of memory.
 const DATA: u64 = 0x20_0000;
-const IOVA: u64 = 0x4000_0000;
+const IOVA: u64 = 0x5000_0000;
 
 const fn map(space: usize, iova: u64, page: u64, pages: u64, access: Access) -> Step {
     Step::Map { space, iova, target: DATA + page * PAGE, length: pages * PAGE, access }
@@ -22,10 +22,11 @@ const fn copy(engine: usize, source: u64, destination: u64, length: u32) -> Step
     Step::Copy { engine, source: source as u32, destination: destination as u32, length }
 }
 
-/// The programs.
+/// The programs, for a machine whose memory begins at `ram`.
 #[must_use]
-pub fn programs() -> Vec<Program> {
+pub fn programs(ram: u64) -> Vec<Program> {
     const RW: Access = Access::READ_WRITE;
+    let data = ram + DATA;
     let attach = |engine, space| Step::Attach { engine, space };
     let unmap = |space, iova, pages| Step::Unmap { space, iova, length: pages * PAGE };
     let protect = |space, iova, pages, access| Step::Protect { space, iova, length: pages * PAGE, access };
@@ -196,7 +197,7 @@ pub fn programs() -> Vec<Program> {
         ),
         (
             "in an identity space addresses are physical",
-            vec![attach(1, 3), copy(1, DATA + 64, DATA + 3 * PAGE, 48), attach(0, 0), copy(0, DATA, DATA, 4)],
+            vec![attach(1, 3), copy(1, data + 64, data + 3 * PAGE, 48), attach(0, 0), copy(0, data, data, 4)],
         ),
     ]
 }

@@ -82,7 +82,7 @@ fn check_faults(
             let fault = record.fault;
             let access = if refusal.is_write { Access::WRITE } else { Access::READ };
             fault.requester == requesters[refusal.engine]
-                && fault.address.0 == refusal.page
+                && fault.address.0 & !0xfff == refusal.page
                 && fault.access == access
                 && (fault.pasid.is_none() || tolerance.invents_pasid)
                 && (reason_fits(fault.reason, refusal.why) || (tolerance.also)(fault.reason, refusal.why))

@@ -5,9 +5,11 @@ pub mod driven;
 pub mod generate;
 pub mod lockstep;
 pub mod program;
+pub mod programs;
 pub mod report;
 pub mod shadow;
 pub mod shrink;
+pub mod tables;
 pub mod vtd;
 
 use crate::machine::MachineError;
@@ -58,4 +60,25 @@ impl fmt::Display for Failure {
             Self::Machine(error) => error.fmt(f),
         }
     }
+}
+
+/// A part of a comparison, on a thread of its own.
+pub type Job = Box<dyn FnOnce() -> Result<Tally, Failure> + Send>;
+
+/// Run every part. What was compared, without what ended in a failure; and the failures.
+#[must_use]
+pub fn all(jobs: Vec<Job>) -> (Tally, Vec<Failure>) {
+    let mut tally = Tally::default();
+    let mut failures = Vec::new();
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = jobs.into_iter().map(|job| scope.spawn(job)).collect();
+        for thread in threads {
+            match thread.join() {
+                Ok(Ok(done)) => tally.add(&done),
+                Ok(Err(failure)) => failures.push(failure),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+    });
+    (tally, failures)
 }

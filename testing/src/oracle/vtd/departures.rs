@@ -1,43 +1,32 @@
 //! Where QEMU 10.0.2's `intel-iommu` departs from the specification.
-//!
-//! Each departure has a case on which QEMU must show it (so that a QEMU that changes is noticed), and says which
-//! differences between the specification's outcome and QEMU's it explains. Every other difference is one.
 
-use super::judge::{Outcome, Recorded};
-use super::tables::{Case, Change, Kind, Shape, Tables};
+use super::judge::{Recorded, Vtd};
+use super::tables::{Kind, Shape};
 use crate::oracle::lockstep::Tolerance;
 use crate::oracle::shadow::Why;
-use crate::reference::vtd::Unit;
+use crate::oracle::tables::bench::Outcome;
+use crate::oracle::tables::departures::{Departure, Evidence, never, nothing, with_faults};
+use crate::oracle::tables::{Case, Layout, value};
 use portcullis_spec::{ConfigTable, FaultReason};
 
-/// What is known of a difference.
-#[derive(Clone, Copy, Debug)]
-pub struct Evidence<'a> {
-    /// The case.
-    pub case: &'a Case,
-    /// Its tables, changes made.
-    pub tables: &'a Tables,
-    /// The unit.
-    pub unit: &'a Unit,
-    /// What the specification says.
-    pub expected: &'a Outcome,
-    /// What QEMU did, as far as no earlier departure explains it.
-    pub observed: &'a Outcome,
+trait Known {
+    fn expected_code(&self) -> u8;
+    fn observed_code(&self) -> u8;
+    fn is_hidden(&self) -> bool;
+    fn is_pass_through(&self) -> bool;
+    fn is_scalable(&self) -> bool;
 }
 
-impl Evidence<'_> {
-    fn word(&self, name: &str) -> u64 {
-        self.tables.words.iter().find(|word| word.name == name).map_or(0, |word| word.value)
-    }
+impl Known for Evidence<'_, Vtd> {
     fn expected_code(&self) -> u8 {
-        self.expected.fault.map_or(0, |fault| fault.code)
+        self.expected.faults.first().map_or(0, |fault| fault.code)
     }
     fn observed_code(&self) -> u8 {
-        self.observed.fault.map_or(0, |fault| fault.code)
+        self.observed.faults.first().map_or(0, |fault| fault.code)
     }
     /// Whether the specification refuses without a record, because of an FPD bit.
     fn is_hidden(&self) -> bool {
-        self.expected.fault.is_none() && self.expected.token == 0 && self.expected.data.is_empty()
+        self.expected.faults.is_empty() && self.expected.token == 0 && self.expected.data.is_empty()
     }
     fn is_pass_through(&self) -> bool {
         if self.is_scalable() {
@@ -46,39 +35,9 @@ impl Evidence<'_> {
             self.word("context entry, low") >> 2 & 3 == 2
         }
     }
-    const fn is_scalable(&self) -> bool {
+    fn is_scalable(&self) -> bool {
         self.case.shape.kind.is_scalable()
     }
-}
-
-/// One departure.
-#[derive(Clone, Copy, Debug)]
-pub struct Departure {
-    /// What QEMU does, in one sentence.
-    pub what: &'static str,
-    /// Section of the specification that says otherwise.
-    pub section: &'static str,
-    /// What QEMU did as the specification would say it, where this departure is only in how it is said; `None` where
-    /// this has nothing to do with it.
-    pub translate: fn(&Evidence<'_>) -> Option<Outcome>,
-    /// Whether it explains that the outcomes differ.
-    pub explains: fn(&Evidence<'_>) -> bool,
-    /// A case that shows it.
-    pub example: fn() -> Case,
-}
-
-const fn never(_: &Evidence<'_>) -> bool {
-    false
-}
-
-fn nothing(_: &Evidence<'_>) -> Option<Outcome> {
-    None
-}
-
-fn with_fault(evidence: &Evidence<'_>, change: impl FnOnce(Recorded) -> Recorded) -> Option<Outcome> {
-    let fault = evidence.observed.fault?;
-    let changed = change(fault);
-    (changed != fault).then(|| Outcome { fault: Some(changed), ..evidence.observed.clone() })
 }
 
 /// A mapping of 4 KiB pages at 1 GiB.
@@ -92,24 +51,14 @@ fn shape(kind: Kind) -> Shape {
         snoop: true,
         requester_id: 0xa8,
         pasid: None,
+        privileged: false,
         address: 0x4000_0000,
     }
 }
 
-const DATA: u64 = 0x20_0000;
-
-/// A case in which the words named are changed; it reads at the mapping's start and writes in its second page.
-fn changed(kind: Kind, changes: &[(&str, u64)]) -> Case {
-    let shape = shape(kind);
-    let layout = super::tables::Layout { tables: 0x80_0000, data: DATA };
-    let words = shape.tables(layout).words;
-    let index = |name: &str| words.iter().position(|word| word.name == name).unwrap_or(usize::MAX);
-    let changes = changes.iter().map(|(name, flip)| Change { word: index(name), flip: *flip }).collect();
-    let start = match kind {
-        Kind::LegacyPassThrough | Kind::PassThrough => DATA,
-        _ => shape.address,
-    };
-    Case { shape, changes, read: start, write: start + 0x1008, privileged: false }
+/// A case in which the words named are changed.
+fn changed(kind: Kind, layout: Layout, changes: &[(&str, u64)]) -> Case<Shape> {
+    Case::changed(shape(kind), layout, changes)
 }
 
 /// The first-stage faults that a walk finds in the entries themselves.
@@ -118,13 +67,13 @@ const fn is_first_stage_walk(code: u8) -> bool {
 }
 
 /// Every departure. Those that only translate come first.
-pub const DEPARTURES: &[Departure] = &[
+pub const DEPARTURES: &[Departure<Vtd>] = &[
     Departure {
         what: "reports root and context entry faults with legacy mode's reasons in scalable mode",
         section: "7.1.3 (SRT, SCT)",
         translate: |evidence| {
             let scalable = evidence.is_scalable();
-            with_fault(evidence, |fault| {
+            with_faults(evidence, |fault| {
                 let code = match fault.code {
                     0x8 => 0x38,
                     0x1 => 0x39,
@@ -138,17 +87,17 @@ pub const DEPARTURES: &[Departure] = &[
             })
         },
         explains: never,
-        example: || changed(Kind::First, &[("scalable-mode root entry half", 1)]),
+        example: |layout| changed(Kind::First, layout, &[("scalable-mode root entry half", 1)]),
     },
     Departure {
         what: "records RID_PASID as the PASID of a request that carries none",
         section: "11.4.14 (PP, PV)",
         translate: |evidence| {
             let none = evidence.is_scalable() && evidence.case.shape.pasid.is_none();
-            with_fault(evidence, |fault| Recorded { pasid: if none { None } else { fault.pasid }, ..fault })
+            with_faults(evidence, |fault| Recorded { pasid: if none { None } else { fault.pasid }, ..fault })
         },
         explains: never,
-        example: || changed(Kind::First, &[("first-stage PDE", 1)]),
+        example: |layout| changed(Kind::First, layout, &[("first-stage PDE", 1)]),
     },
     Departure {
         what: "sets neither Accessed nor Dirty in a first-stage entry where one of them is set, nor any on a write through a cached translation",
@@ -157,7 +106,7 @@ pub const DEPARTURES: &[Departure] = &[
             const A_D: u64 = 1 << 5 | 1 << 6;
             let mut tables = evidence.observed.tables.clone();
             for (at, expected) in &evidence.expected.tables {
-                let before = evidence.tables.value(*at);
+                let before = value(evidence.words, *at);
                 let after = tables.get(at).copied().unwrap_or(before);
                 if after & A_D != 0 && after | A_D == *expected {
                     tables.insert(*at, *expected);
@@ -166,19 +115,23 @@ pub const DEPARTURES: &[Departure] = &[
             (tables != evidence.observed.tables).then(|| Outcome { tables, ..evidence.observed.clone() })
         },
         explains: never,
-        example: || changed(Kind::First, &[("first-stage PTE", 1 << 5)]).with_write_to_the_page_read(),
+        example: |layout| {
+            changed(Kind::First, layout, &[("first-stage PTE", 1 << 5)]).with_write_to_the_page_read()
+        },
     },
     Departure {
         what: "records no fault for an access through a cached translation that lacks the right",
         section: "4.2.4, 7.1.3 (LGN.2, SGN.6)",
         translate: nothing,
         explains: |evidence| {
-            let write =
-                matches!(evidence.expected.fault, Some(Recorded { code: 0x5 | 0x85, is_write: true, .. }));
-            let rest = Outcome { fault: None, ..evidence.expected.clone() };
-            write && evidence.expected.token != 0 && rest == *evidence.observed
+            let expected = &evidence.expected.faults[..];
+            let write = matches!(expected, [Recorded { code: 0x5 | 0x85, is_write: true, .. }]);
+            let silent = evidence.observed.faults.is_empty();
+            write && silent && evidence.expected.token != 0 && evidence.same_but_for_faults()
         },
-        example: || changed(Kind::Legacy, &[("second-stage PTE", 2)]).with_write_to_the_page_read(),
+        example: |layout| {
+            changed(Kind::Legacy, layout, &[("second-stage PTE", 2)]).with_write_to_the_page_read()
+        },
     },
     Departure {
         what: "refuses at the first entry that lacks the right, before its reserved bits and what it leads to are looked at",
@@ -189,20 +142,20 @@ pub const DEPARTURES: &[Departure] = &[
             0x81 | 0x85 => is_first_stage_walk(evidence.expected_code()),
             _ => false,
         },
-        example: || changed(Kind::Legacy, &[("second-stage PDE", 1 << 0 | 1 << 11)]),
+        example: |layout| changed(Kind::Legacy, layout, &[("second-stage PDE", 1 << 0 | 1 << 11)]),
     },
     Departure {
         what: "passes any address through, however wide",
         section: "3.4.2 (AW), 3.9, 7.1.3 (LGN.1, SGN.4)",
         translate: nothing,
         explains: |evidence| {
-            let rest = Outcome { fault: None, ..evidence.expected.clone() };
             matches!(evidence.expected_code(), 0x4 | 0x83)
                 && evidence.is_pass_through()
-                && rest == *evidence.observed
+                && evidence.observed.faults.is_empty()
+                && evidence.same_but_for_faults()
         },
-        example: || {
-            let case = changed(Kind::LegacyPassThrough, &[]);
+        example: |layout| {
+            let case = changed(Kind::LegacyPassThrough, layout, &[]);
             Case { write: case.write | 1 << 60, ..case }
         },
     },
@@ -212,18 +165,18 @@ pub const DEPARTURES: &[Departure] = &[
         translate: nothing,
         explains: |evidence| {
             let names = ["context entry, low", "scalable-mode context entry, word 0"];
-            evidence.expected.fault.is_none()
+            evidence.expected.faults.is_empty()
                 && matches!(evidence.observed_code(), 0xb | 0x42)
                 && names.iter().any(|name| evidence.word(name) & 2 != 0)
         },
-        example: || changed(Kind::Legacy, &[("context entry, low", 2 | 1 << 4)]),
+        example: |layout| changed(Kind::Legacy, layout, &[("context entry, low", 2 | 1 << 4)]),
     },
     Departure {
         what: "records what it finds wrong in PASID directory and PASID table entries in spite of their FPD",
         section: "7.1.3 (SPD, SPT: qualified)",
         translate: nothing,
         explains: |evidence| evidence.is_hidden() && matches!(evidence.observed_code(), 0x50..=0x5f),
-        example: || changed(Kind::First, &[("PASID directory entry", 3)]),
+        example: |layout| changed(Kind::First, layout, &[("PASID directory entry", 3)]),
     },
     Departure {
         what: "does not look at the reserved bits of PASID directory and PASID table entries",
@@ -233,14 +186,14 @@ pub const DEPARTURES: &[Departure] = &[
             matches!(evidence.expected_code(), 0x52 | 0x5a)
                 || (evidence.is_hidden() && evidence.is_scalable())
         },
-        example: || changed(Kind::First, &[("PASID table entry, word 3", 1)]),
+        example: |layout| changed(Kind::First, layout, &[("PASID table entry, word 3", 1)]),
     },
     Departure {
         what: "looks at a PASID table entry's translation type before its present bit",
         section: "7.1.3 (SPT.2, SPT.4)",
         translate: nothing,
         explains: |evidence| evidence.expected_code() == 0x59 && evidence.observed_code() == 0x5b,
-        example: || changed(Kind::First, &[("PASID table entry, word 0", 1 | 1 << 8)]),
+        example: |layout| changed(Kind::First, layout, &[("PASID table entry, word 0", 1 | 1 << 8)]),
     },
     Departure {
         what: "lets scalable-mode context entries use fields of features that it does not report",
@@ -249,13 +202,13 @@ pub const DEPARTURES: &[Departure] = &[
         explains: |evidence| {
             let word0 = evidence.word("scalable-mode context entry, word 0");
             let word1 = evidence.word("scalable-mode context entry, word 1");
-            let fixed = word0 & (0x1e0 | u64::MAX << evidence.unit.haw) == 0 && word1 >> 21 == 0;
+            let fixed = word0 & (0x1e0 | u64::MAX << evidence.unit.registers.haw) == 0 && word1 >> 21 == 0;
             let used = word0 & 0x1c != 0 || word1 & 0x1f_ffff != 0;
             let rest = evidence.word("scalable-mode context entry, word 2")
                 | evidence.word("scalable-mode context entry, word 3");
             (evidence.expected_code() == 0x42 || evidence.is_hidden()) && fixed && used && rest == 0
         },
-        example: || changed(Kind::First, &[("scalable-mode context entry, word 0", 1 << 4)]),
+        example: |layout| changed(Kind::First, layout, &[("scalable-mode context entry, word 0", 1 << 4)]),
     },
     Departure {
         what: "sets flags in first-stage tables although its page walks don't snoop",
@@ -265,8 +218,8 @@ pub const DEPARTURES: &[Departure] = &[
             let no_snoop = evidence.word("PASID table entry, word 1") & 1 << 23 == 0;
             evidence.expected_code() == 0x90 || (evidence.case.shape.kind == Kind::First && no_snoop)
         },
-        example: || {
-            let case = changed(Kind::First, &[]);
+        example: |layout| {
+            let case = changed(Kind::First, layout, &[]);
             Case { shape: Shape { snoop: false, ..case.shape }, ..case }
         },
     },
@@ -278,7 +231,7 @@ pub const DEPARTURES: &[Departure] = &[
             let width = 30 + 9 * (evidence.word("PASID table entry, word 0") >> 2 & 7);
             evidence.case.shape.kind == Kind::First && width != 48 && evidence.observed_code() != 0x83
         },
-        example: || changed(Kind::First, &[("PASID table entry, word 0", 1 << 2)]),
+        example: |layout| changed(Kind::First, layout, &[("PASID table entry, word 0", 1 << 2)]),
     },
 ];
 
@@ -288,29 +241,3 @@ pub const TOLERANCE: Tolerance = Tolerance {
     also: |reason, why| why == Why::Detached && reason == FaultReason::EntryInvalid(ConfigTable::Pasid),
     invents_pasid: true,
 };
-
-impl Case {
-    /// The case, with the write where it reads.
-    #[must_use]
-    pub fn with_write_to_the_page_read(self) -> Self {
-        let write = (self.read & !0xfff) | 0x108;
-        Self { write, ..self }
-    }
-}
-
-/// Say QEMU's outcome as the specification would.
-pub fn translate(evidence: &Evidence<'_>) -> Outcome {
-    let mut outcome = evidence.observed.clone();
-    for departure in DEPARTURES {
-        let so_far = Evidence { observed: &outcome, ..*evidence };
-        if let Some(translated) = (departure.translate)(&so_far) {
-            outcome = translated;
-        }
-    }
-    outcome
-}
-
-/// The departure that explains a difference that is left after [`translate`].
-pub fn explanation(evidence: &Evidence<'_>) -> Option<&'static Departure> {
-    DEPARTURES.iter().find(|departure| (departure.explains)(evidence))
-}

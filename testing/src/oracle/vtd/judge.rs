@@ -1,13 +1,12 @@
-//! What the reference expects of a case, what a machine did, and whether that is the same.
+//! VT-d units as the reference judges them: registers, fault records.
 
-use super::tables::{Case, Layout, Tables, WINDOW};
-use crate::machine::ram::Ram;
-use crate::machine::{Machine, Touch};
-use crate::qtest::hda::Hda;
-use crate::reference::vtd::{Decision, Request, Unit, decide};
-use portcullis_driver::platform::Memory as _;
-use portcullis_spec::PhysAddr;
-use std::collections::BTreeMap;
+use super::tables::Shape;
+use crate::machine::Machine;
+use crate::machine::model::Sender;
+use crate::machine::vtd::requester;
+use crate::oracle::tables::{Decision, Layout, Request, Subject};
+use crate::reference::{Update, Words, vtd as reference};
+use portcullis_spec::Pasid;
 use std::fmt;
 
 /// A fault record (11.4.14), as far as it is defined.
@@ -52,163 +51,92 @@ impl Recorded {
     }
 }
 
-/// What a case did, or should do.
-///
-/// Of tables, Dirty flags count always; the accessed ones only where everything was permitted: whether a walk that ends in a
-/// refusal has set some already is open (3.6.2, 3.7.2).
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Outcome {
-    /// The token that was read; 0 where reading was refused.
-    pub token: u8,
-    /// The first fault that was recorded.
-    pub fault: Option<Recorded>,
-    /// Data that changed: offset into the window to new byte.
-    pub data: BTreeMap<u64, u8>,
-    /// Words of tables that changed.
-    pub tables: BTreeMap<u64, u64>,
+/// VT-d before tables.
+#[derive(Clone, Copy, Debug)]
+pub struct Vtd;
+
+/// A unit: what its registers say, and its root table.
+#[derive(Clone, Copy, Debug)]
+pub struct Unit {
+    /// What its registers say.
+    pub registers: reference::Unit,
+    /// What RTADDR holds.
+    pub root: u64,
 }
 
-/// The token that the memory at `address` holds before a case.
-const fn token_at(address: u64) -> u8 {
-    // Odd, so never 0, and different in neighbouring words and pages.
-    (address >> 2 ^ address >> 9) as u8 | 1
-}
+impl Subject for Vtd {
+    type Shape = Shape;
+    type Unit = Unit;
+    type Recorded = Recorded;
 
-/// What the window holds before a case: tokens.
-#[must_use]
-pub fn pattern(layout: Layout) -> Vec<u8> {
-    (layout.data..layout.data + WINDOW).step_by(4).flat_map(|at| Hda::verb(token_at(at))).collect()
-}
+    /// Accessed and extended accessed flags of both stages (3.6.2, 3.7.2).
+    const ACCESSED: u64 = 1 << 5 | 1 << 8 | 1 << 10;
+    const RECORDS: usize = 1;
 
-/// Put a case's tables into memory. The pages were zero before, or hold the words of a case that is [`clear`]ed.
-pub fn put(ram: &Ram, tables: &Tables) {
-    for word in &tables.words {
-        ram.store64(PhysAddr(word.at), word.value);
+    fn rooted(unit: &Unit, shape: &Shape, layout: Layout) -> Unit {
+        Unit { root: shape.root(layout), ..*unit }
     }
-}
 
-/// Take a case's tables out of memory again.
-pub fn clear(ram: &Ram, tables: &Tables) {
-    for word in &tables.words {
-        ram.store64(PhysAddr(word.at), 0);
-    }
-}
-
-/// What the specification says of a case whose tables and data lie in `ram`; `None` where it would reach memory outside the
-/// window, or is an interrupt request. And whether something is to be refused.
-#[must_use]
-pub fn expect(unit: &Unit, ram: &Ram, case: &Case, root: u64, layout: Layout) -> Option<(Outcome, bool)> {
-    let mut tables = BTreeMap::new();
-    let mut refused = false;
-    let mut outcome = Outcome { token: 0, fault: None, data: BTreeMap::new(), tables: BTreeMap::new() };
-    for is_write in [false, true] {
-        let address = if is_write { case.write } else { case.read };
-        if case.shape.pasid.is_none() && address >> 20 == 0xfee {
+    fn decide(
+        unit: &Unit,
+        memory: &impl Words,
+        shape: &Shape,
+        request: Request,
+    ) -> Option<(Decision<Recorded>, Vec<Update>)> {
+        let Request { address, is_write } = request;
+        // An interrupt request (3.15).
+        if shape.pasid.is_none() && address >> 20 == 0xfee {
             return None;
         }
-        let memory = |at: u64| {
-            let inside = at >= ram.base().0 && at - ram.base().0 < crate::machine::ram::RAM_BYTES;
-            inside.then(|| tables.get(&at).copied().unwrap_or_else(|| ram.load64(PhysAddr(at))))
-        };
-        let request = Request {
-            requester_id: case.shape.requester_id,
-            pasid: case.shape.pasid,
-            privileged: case.privileged,
+        let request = reference::Request {
+            requester_id: shape.requester_id,
+            pasid: shape.pasid,
+            privileged: shape.privileged,
             address,
             read: !is_write,
             write: is_write,
         };
-        let (decision, updates) = decide(unit, root, &memory, &request);
-        for (at, value) in updates {
-            // A table that lies where the data is.
-            if (layout.data..layout.data + WINDOW).contains(&at) {
-                return None;
-            }
-            tables.insert(at, value);
-        }
-        refused |= !matches!(decision, Decision::Pass(_));
-        match decision {
-            Decision::Pass(to) => {
-                let offset = to.checked_sub(layout.data).filter(|offset| *offset < WINDOW)?;
-                if is_write {
-                    outcome.data.extend((offset..offset + 8).map(|offset| (offset, 0)));
-                } else {
-                    outcome.token = token_at(to);
-                }
-            }
-            Decision::Refuse { code, recorded } if outcome.fault.is_none() && recorded => {
-                outcome.fault = Some(Recorded {
-                    code,
-                    requester_id: request.requester_id,
-                    page: address & !0xfff,
-                    is_write,
-                    pasid: request.pasid,
-                });
-            }
-            Decision::Refuse { .. } | Decision::Abort => {}
-        }
+        let (decision, updates) = reference::decide(&unit.registers, unit.root, memory, &request);
+        let fault = |code| Recorded {
+            code,
+            requester_id: shape.requester_id,
+            page: address & !0xfff,
+            is_write,
+            pasid: shape.pasid,
+        };
+        let decision = match decision {
+            reference::Decision::Pass(to) => Decision::Pass(to),
+            reference::Decision::Refuse { code, recorded } => Decision::Refuse(recorded.then(|| fault(code))),
+            reference::Decision::Abort => Decision::Refuse(None),
+        };
+        Some((decision, updates))
     }
-    tables.retain(|at, value| ram.load64(PhysAddr(*at)) != *value);
-    outcome.tables = tables;
-    // A change to zero where zero was is none.
-    let mut byte = [0];
-    outcome.data.retain(|offset, value| {
-        ram.read(PhysAddr(layout.data + *offset), &mut byte);
-        byte[0] != *value
-    });
-    Some((outcome.without_open_flags(refused, |at| ram.load64(PhysAddr(at))), refused))
-}
 
-/// The request of a case, by whichever engine can make it.
-pub type Ask<'a, M> = dyn Fn(&M, &Case) -> u8 + 'a;
-
-/// Let the machine's last engine, which carries no PASID, make the request of a case.
-pub fn touch<M: Machine>(machine: &M, case: &Case) -> u8 {
-    machine.touch(Touch { read: case.read, write: case.write })
-}
-
-/// Let a machine whose root table is set and whose caches are empty make the request of a case, and see what it did. The
-/// window holds `pattern` before and afterwards.
-pub fn observe<M: Machine>(
-    machine: &M,
-    unit: &Unit,
-    (case, tables): (&Case, &Tables),
-    (layout, pattern): (Layout, &[u8]),
-    refused: bool,
-    ask: &Ask<'_, M>,
-) -> Outcome {
-    let ram = machine.ram();
-    let token = ask(machine, case);
-
-    let mut after = [0; WINDOW as usize];
-    ram.read(PhysAddr(layout.data), &mut after);
-    let mut data = BTreeMap::new();
-    if after != pattern {
-        let changed = pattern.iter().zip(&after).enumerate().filter(|(_, (before, after))| before != after);
-        data.extend(changed.map(|(offset, (_, after))| (offset as u64, *after)));
-        ram.write(PhysAddr(layout.data), pattern);
+    /// QEMU forgets everything with the root table, others with CAP.ESRTPS. Translation is in force before and afterwards.
+    fn install<M: Machine>(machine: &M, unit: &Unit) {
+        machine.write64(RTADDR, unit.root);
+        machine.write32(GCMD, GCMD_TE | GCMD_SRTP);
     }
-    let changed = tables.words.iter().filter_map(|word| {
-        let after = ram.load64(PhysAddr(word.at));
-        (after != tables.value(word.at)).then_some((word.at, after))
-    });
-    let outcome = Outcome { token, fault: take_fault(machine, unit), data, tables: changed.collect() };
-    outcome.without_open_flags(refused, |at| tables.value(at))
-}
 
-/// Accessed and extended accessed flags of both stages.
-const ACCESSED: u64 = 1 << 5 | 1 << 8 | 1 << 10;
-
-impl Outcome {
-    /// Leave out of the tables what does not count.
-    fn without_open_flags(mut self, refused: bool, before: impl Fn(u64) -> u64) -> Self {
-        if refused {
-            self.tables.retain(|at, after| (before(*at) ^ *after) & !ACCESSED != 0);
-            for after in self.tables.values_mut() {
-                *after &= !ACCESSED;
-            }
+    /// The first record, which is cleared, and the overflow bit with it.
+    fn take_faults<M: Machine>(machine: &M, unit: &Unit) -> Vec<Recorded> {
+        let offset = (unit.registers.cap >> 24 & 0x3ff) * 16;
+        let high = machine.read64(offset + 8);
+        if high >> 63 == 0 {
+            return Vec::new();
         }
-        self
+        let fault = Recorded::decode(machine.read64(offset), high);
+        machine.write32(offset + 12, 1 << 31);
+        machine.write32(FSTS, FSTS_PFO);
+        fault.into_iter().collect()
+    }
+
+    fn sender(shape: &Shape) -> Sender {
+        Sender {
+            requester: requester(shape.requester_id),
+            pasid: shape.pasid.and_then(Pasid::new),
+            privileged: shape.privileged,
+        }
     }
 }
 
@@ -221,33 +149,14 @@ const RTADDR: u64 = 0x20;
 const FSTS: u64 = 0x34;
 const FSTS_PFO: u32 = 1;
 
-/// What a machine's registers say of its unit.
+/// What a machine's registers say of its unit, which has `haw` host address bits.
 pub fn unit<M: Machine>(machine: &M, haw: u32) -> Unit {
-    Unit { cap: machine.read64(CAP), ecap: machine.read64(ECAP), haw }
+    let registers = reference::Unit { cap: machine.read64(CAP), ecap: machine.read64(ECAP), haw };
+    Unit { registers, root: 0 }
 }
 
 /// Put translation in force, with a root table that has no meaning yet.
 pub fn enable<M: Machine>(machine: &M) {
     machine.write32(GCMD, GCMD_SRTP);
     machine.write32(GCMD, GCMD_TE);
-}
-
-/// Set the root table and let nothing remain of an earlier one (QEMU always forgets; others with CAP.ESRTPS). Translation is
-/// in force before and afterwards.
-pub fn set_root<M: Machine>(machine: &M, root: u64) {
-    machine.write64(RTADDR, root);
-    machine.write32(GCMD, GCMD_TE | GCMD_SRTP);
-}
-
-/// The first fault record, which is cleared, and its overflow bit with it.
-pub fn take_fault<M: Machine>(machine: &M, unit: &Unit) -> Option<Recorded> {
-    let offset = (unit.cap >> 24 & 0x3ff) * 16;
-    let high = machine.read64(offset + 8);
-    if high >> 63 == 0 {
-        return None;
-    }
-    let fault = Recorded::decode(machine.read64(offset), high);
-    machine.write32(offset + 12, 1 << 31);
-    machine.write32(FSTS, FSTS_PFO);
-    fault
 }

@@ -1,9 +1,11 @@
 //! Everything that the oracle compares for VT-d.
 
+use super::programs::VtdDriver;
 use super::{model_tables, programs, qemu_tables};
 use crate::machine::vtd::Mode;
+use crate::oracle::programs::{by_hand, random};
 use crate::oracle::report::Extent;
-use crate::oracle::{Failure, Tally};
+use crate::oracle::{Failure, Job, Tally, all};
 
 /// Run the checks with QEMU, half of them steps of programs, half hand-made tables, shared between the modes; and hand-made
 /// tables before our model alone, in the shapes that QEMU has not.
@@ -16,8 +18,8 @@ pub fn run(extent: Extent) -> (Tally, Vec<Failure>) {
     let jobs: Vec<Job> = Mode::ALL
         .into_iter()
         .flat_map(|mode| {
-            let by_hand: Job = Box::new(move || programs::by_hand(mode));
-            let random: Job = Box::new(move || programs::random(mode, share, seed));
+            let by_hand: Job = Box::new(move || by_hand::<VtdDriver>(mode));
+            let random: Job = Box::new(move || random::<VtdDriver>(mode, share, seed));
             let tables: Job = Box::new(move || qemu_tables::run(mode, share, seed));
             [by_hand, random, tables]
         })
@@ -28,19 +30,5 @@ pub fn run(extent: Extent) -> (Tally, Vec<Failure>) {
             Box::new(programs::assert_departures),
         ])
         .collect();
-    let mut tally = Tally::default();
-    let mut failures = Vec::new();
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = jobs.into_iter().map(|job| scope.spawn(job)).collect();
-        for thread in threads {
-            match thread.join() {
-                Ok(Ok(done)) => tally.add(&done),
-                Ok(Err(failure)) => failures.push(failure),
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        }
-    });
-    (tally, failures)
+    all(jobs)
 }
-
-type Job = Box<dyn FnOnce() -> Result<Tally, Failure> + Send>;

@@ -1,10 +1,6 @@
-//! Tables written by the test itself, word by word: valid ones of every shape, then some of their bits changed.
-//!
-//! No driver and no encoder has a part in this, so that what no driver would ever write is reached too: reserved bits,
-//! types that don't exist, pointers to anywhere.
+//! The tables of VT-d, written word by word.
 
-use rand::seq::IndexedRandom as _;
-use rand::{Rng, RngExt as _};
+use crate::oracle::tables::{self, Layout, WINDOW, Word};
 use std::fmt;
 
 /// How a case's requester is translated.
@@ -57,76 +53,14 @@ pub struct Shape {
     pub requester_id: u16,
     /// PASID, where the request carries one.
     pub pasid: Option<u32>,
+    /// Whether the request asks for supervisor rights; only with a PASID.
+    pub privileged: bool,
     /// First byte of the mapped address range: a multiple of what the leaf maps.
     pub address: u64,
 }
 
-/// One word of the tables.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Word {
-    /// Which it is.
-    pub name: &'static str,
-    /// Where it lies.
-    pub at: u64,
-    /// What it holds.
-    pub value: u64,
-}
-
-/// A word that is not what the shape makes it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Change {
-    /// Its index in [`Tables::words`].
-    pub word: usize,
-    /// Its bits that are inverted.
-    pub flip: u64,
-}
-
-/// A set of tables and a request that reads 4 bytes and then writes 8.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Case {
-    /// The tables before anything is changed.
-    pub shape: Shape,
-    /// What is changed.
-    pub changes: Vec<Change>,
-    /// First byte read; a multiple of 4.
-    pub read: u64,
-    /// First byte written; leaves 8 divided by 128.
-    pub write: u64,
-    /// Whether the request asks for supervisor rights; only with a PASID.
-    pub privileged: bool,
-}
-
-/// A case's tables.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Tables {
-    /// What the root table address register holds.
-    pub root: u64,
-    /// Every word that is not zero before the changes, and others that matter.
-    pub words: Vec<Word>,
-}
-
-impl Tables {
-    /// What a word holds that is part of them. A case may name one twice; the last counts.
-    #[must_use]
-    pub fn value(&self, at: u64) -> u64 {
-        self.words.iter().rfind(|word| word.at == at).map_or(0, |word| word.value)
-    }
-}
-
-/// Where tables lie, and where what they map lies.
-#[derive(Clone, Copy, Debug)]
-pub struct Layout {
-    /// First of [`TABLE_PAGES`] pages.
-    pub tables: u64,
-    /// First byte of data, a multiple of 2 MiB below 1 GiB.
-    pub data: u64,
-}
-
 /// Pages that tables take.
-pub const TABLE_PAGES: u64 = 24;
-/// Bytes of data that a request of a case may reach.
-pub const WINDOW: u64 = 8 * 4096;
-
+const TABLE_PAGES: u64 = 24;
 const FIRST: u64 = 5;
 const SECOND: u64 = 10;
 /// Second-stage leaf tables that a nested case's first-stage tables and data are reached through.
@@ -139,7 +73,7 @@ struct Builder {
 
 impl Builder {
     const fn page(&self, index: u64) -> u64 {
-        self.layout.tables + index * 4096
+        self.layout.page(index)
     }
 
     fn put(&mut self, name: &'static str, at: u64, value: u64) {
@@ -201,9 +135,21 @@ const SECOND_STYLE: Style = Style {
 };
 
 impl Shape {
-    /// The tables of this shape: `address` leads to the layout's data, or to where the leaf's size lets it.
+    /// What the root table address register holds.
     #[must_use]
-    pub fn tables(&self, layout: Layout) -> Tables {
+    pub const fn root(&self, layout: Layout) -> u64 {
+        let mode = if self.kind.is_scalable() { 1 << 10 } else { 0 };
+        layout.page(0) | mode
+    }
+
+    const fn passes(&self) -> bool {
+        matches!(self.kind, Kind::LegacyPassThrough | Kind::PassThrough)
+    }
+}
+
+impl tables::Shape for Shape {
+    /// `address` leads to the layout's data, or to where the leaf's size lets it.
+    fn words(&self, layout: Layout) -> Vec<Word> {
         let mut builder = Builder { layout, words: Vec::new() };
         let root = builder.page(0);
         let (bus, devfn) = (u64::from(self.requester_id >> 8), u64::from(self.requester_id & 0xff));
@@ -283,94 +229,22 @@ impl Shape {
             }
             Kind::LegacyPassThrough | Kind::PassThrough => {}
         }
-        let mode = if self.kind.is_scalable() { 1 << 10 } else { 0 };
-        Tables { root: root | mode, words: builder.words }
+        builder.words
     }
-}
 
-impl Case {
-    /// The tables, with the changes made.
-    #[must_use]
-    pub fn tables(&self, layout: Layout) -> Tables {
-        let mut tables = self.shape.tables(layout);
-        for change in &self.changes {
-            tables.words[change.word].value ^= change.flip;
+    fn start(&self, layout: Layout) -> u64 {
+        if self.passes() {
+            return layout.data;
         }
-        tables
-    }
-
-    /// A case of this shape with random changes and a random request.
-    pub fn random(shape: Shape, layout: Layout, random: &mut impl Rng) -> Self {
-        let words = shape.tables(layout).words;
-        let count = *[0, 1, 1, 1, 1, 2, 2, 3].choose(random).unwrap_or(&1);
-        let changes = (0..count)
-            .map(|_| {
-                let word = random.random_range(0..words.len());
-                Change { word, flip: random_flip(words[word].value, random) }
-            })
-            .collect();
-        let base = match shape.kind {
-            Kind::LegacyPassThrough | Kind::PassThrough => layout.data,
-            _ => shape.address + (layout.data & ((1 << (12 + 9 * u32::from(shape.leaf))) - 1)),
-        };
-        let mut address = |align: u64, remainder: u64| {
-            let offset = random.random_range(0..WINDOW) / align * align + remainder;
-            let stray = match random.random_range(0..16) {
-                0 => 1 << random.random_range(12..64),
-                1 => u64::MAX << random.random_range(30..64),
-                _ => 0,
-            };
-            (base + offset % WINDOW) ^ stray
-        };
-        let (read, write) = (address(4, 0), address(128, 8));
-        let privileged = shape.pasid.is_some() && random.random_ratio(1, 4);
-        Self { shape, changes, read, write, privileged }
-    }
-
-    /// Simpler cases, the simplest first: fewer changes, and fewer bits in them.
-    #[must_use]
-    pub fn simpler(&self) -> Vec<Self> {
-        let mut simpler = Vec::new();
-        for (index, change) in self.changes.iter().enumerate() {
-            let mut without = self.clone();
-            without.changes.remove(index);
-            simpler.push(without);
-            if change.flip.count_ones() > 1 {
-                for bit in (0..64).map(|bit| 1u64 << bit).filter(|bit| change.flip & bit != 0) {
-                    let mut one = self.clone();
-                    one.changes[index].flip = bit;
-                    simpler.push(one);
-                }
-                for bit in (0..64).map(|bit| 1u64 << bit).filter(|bit| change.flip & bit != 0) {
-                    let mut fewer = self.clone();
-                    fewer.changes[index].flip ^= bit;
-                    simpler.push(fewer);
-                }
-            }
-        }
-        simpler
+        self.address + (layout.data & ((1 << (12 + 9 * u32::from(self.leaf))) - 1))
     }
 }
 
-/// Mostly one bit, sometimes a few, sometimes anything.
-fn random_flip(value: u64, random: &mut impl Rng) -> u64 {
-    let bit = |random: &mut dyn Rng| 1u64 << random.random_range(0..64u32);
-    match random.random_range(0..10) {
-        0..=4 => bit(random),
-        5 => 1 << random.random_range(0..12u32),
-        6 => bit(random) | bit(random),
-        7 => value,
-        8 => (random.random::<u64>() & 0xfff) << random.random_range(0..56u32),
-        _ => random.random(),
-    }
-}
-
-impl fmt::Display for Case {
+impl fmt::Display for Shape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Shape { kind, first_levels, second_levels, leaf, flags, snoop, requester_id, pasid, address } =
-            self.shape;
+        let Self { kind, first_levels, second_levels, leaf, flags, snoop, requester_id, address, .. } = *self;
         write!(f, "{kind:?}: requester {requester_id:#06x}")?;
-        if let Some(pasid) = pasid {
+        if let Some(pasid) = self.pasid {
             write!(f, " PASID {pasid:#x}{}", if self.privileged { " privileged" } else { "" })?;
         }
         if kind.has_first() {
@@ -381,13 +255,6 @@ impl fmt::Display for Case {
         }
         let flags = if flags { ", flags on" } else { "" };
         let snoop = if snoop || !kind.is_scalable() { "" } else { ", no snoop" };
-        writeln!(f, ", {address:#x} mapped with a leaf at level {leaf}{flags}{snoop}")?;
-        let layout = Layout { tables: 0x80_0000, data: 0x20_0000 };
-        let before = self.shape.tables(layout).words;
-        for change in &self.changes {
-            let Word { name, value, .. } = before[change.word];
-            writeln!(f, "  {name}: {value:#x} becomes {:#x}", value ^ change.flip)?;
-        }
-        write!(f, "  read 4 bytes at {:#x}, then write 8 at {:#x}", self.read, self.write)
+        write!(f, ", {address:#x} mapped with a leaf at level {leaf}{flags}{snoop}")
     }
 }

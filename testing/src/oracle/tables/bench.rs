@@ -1,0 +1,200 @@
+//! What the reference expects of a case, what a machine did, and whether that is the same.
+
+use super::{Case, Decision, Layout, Request, Shape, Subject, WINDOW, Word, value};
+use crate::machine::model::{ModelMachine, Unit};
+use crate::machine::ram::{RAM_BYTES, Ram};
+use crate::machine::{Machine, Touch};
+use crate::qtest::hda::Hda;
+use portcullis_driver::platform::Memory as _;
+use portcullis_spec::PhysAddr;
+use std::collections::BTreeMap;
+
+/// What a case did, or should do.
+///
+/// Of tables, Dirty flags count always; the accessed ones only where everything was permitted: whether a walk that ends in a
+/// refusal has set some already is open.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Outcome<F> {
+    /// The token that was read; 0 where reading was refused.
+    pub token: u8,
+    /// The faults that were recorded.
+    pub faults: Vec<F>,
+    /// Data that changed: offset into the window to new byte.
+    pub data: BTreeMap<u64, u8>,
+    /// Words of tables that changed.
+    pub tables: BTreeMap<u64, u64>,
+}
+
+impl<F> Outcome<F> {
+    /// Leave out of the tables what does not count.
+    fn without(mut self, flags: u64, before: impl Fn(u64) -> u64) -> Self {
+        self.tables.retain(|at, after| (before(*at) ^ *after) & !flags != 0);
+        for after in self.tables.values_mut() {
+            *after &= !flags;
+        }
+        self
+    }
+}
+
+/// Both sides of a case.
+#[derive(Clone, Debug)]
+pub struct Judged<S: Subject> {
+    /// The unit, with registers that lead to the case's tables.
+    pub unit: S::Unit,
+    /// The tables, changes made.
+    pub words: Vec<Word>,
+    /// What the specification says.
+    pub expected: Outcome<S::Recorded>,
+    /// What the machine did.
+    pub observed: Outcome<S::Recorded>,
+}
+
+/// How a case's request is made on a machine: returns the token that it read.
+pub type Ask<S, M> = fn(&M, &Case<<S as Subject>::Shape>) -> u8;
+
+/// A machine with a unit in force.
+pub struct Bench<S: Subject, M> {
+    /// The machine.
+    pub machine: M,
+    /// What its unit says of itself.
+    pub unit: S::Unit,
+    /// Where tables and data lie in it.
+    pub layout: Layout,
+    pattern: Vec<u8>,
+    ask: Ask<S, M>,
+}
+
+/// The token that the memory at `address` holds before a case.
+const fn token_at(address: u64) -> u8 {
+    // Odd, so never 0, and different in neighbouring words and pages.
+    (address >> 2 ^ address >> 9) as u8 | 1
+}
+
+impl<S: Subject, M: Machine> Bench<S, M> {
+    /// A machine whose unit is enabled, says `unit` of itself, and is asked by `ask`.
+    pub fn new(machine: M, unit: S::Unit, ask: Ask<S, M>) -> Self {
+        let layout = Layout::of(&machine);
+        let tokens = (layout.data..layout.data + WINDOW).step_by(4);
+        let pattern: Vec<u8> = tokens.flat_map(|at| Hda::verb(token_at(at))).collect();
+        machine.ram().write(PhysAddr(layout.data), &pattern);
+        Self { machine, unit, layout, pattern, ask }
+    }
+
+    /// What the specification says of a case and what the machine does; `None` where the case can't be judged.
+    pub fn run(&self, case: &Case<S::Shape>) -> Option<Judged<S>> {
+        let ram = self.machine.ram();
+        let words = case.words(self.layout);
+        let unit = S::rooted(&self.unit, &case.shape, self.layout);
+        for word in &words {
+            ram.store64(PhysAddr(word.at), word.value);
+        }
+        let judged = self.expect(&unit, case).map(|(expected, refused)| {
+            S::install(&self.machine, &unit);
+            let observed = self.observe(&unit, case, &words, refused);
+            Judged { unit, words: words.clone(), expected, observed }
+        });
+        for word in &words {
+            ram.store64(PhysAddr(word.at), 0);
+        }
+        judged
+    }
+
+    /// What the specification says of a case whose tables lie in memory; `None` where it would reach memory outside the
+    /// window, or is no ordinary request. And whether something is to be refused.
+    fn expect(&self, unit: &S::Unit, case: &Case<S::Shape>) -> Option<(Outcome<S::Recorded>, bool)> {
+        let ram = self.machine.ram();
+        let data = self.layout.data..self.layout.data + WINDOW;
+        let mut tables = BTreeMap::new();
+        let mut refused = false;
+        let mut outcome =
+            Outcome { token: 0, faults: Vec::new(), data: BTreeMap::new(), tables: BTreeMap::new() };
+        for is_write in [false, true] {
+            let address = if is_write { case.write } else { case.read };
+            let memory = |at: u64| {
+                contains(ram, at)
+                    .then(|| tables.get(&at).copied().unwrap_or_else(|| ram.load64(PhysAddr(at))))
+            };
+            let (decision, updates) = S::decide(unit, &memory, &case.shape, Request { address, is_write })?;
+            for (at, value) in updates {
+                // A table that lies where the data is.
+                if data.contains(&at) {
+                    return None;
+                }
+                tables.insert(at, value);
+            }
+            match decision {
+                Decision::Pass(to) => {
+                    let offset = to.checked_sub(self.layout.data).filter(|offset| *offset < WINDOW)?;
+                    if is_write {
+                        outcome.data.extend((offset..offset + 8).map(|offset| (offset, 0)));
+                    } else {
+                        outcome.token = token_at(to);
+                    }
+                }
+                Decision::Refuse(fault) => {
+                    refused = true;
+                    outcome.faults.extend(fault.filter(|_| outcome.faults.len() < S::RECORDS));
+                }
+            }
+        }
+        tables.retain(|at, value| ram.load64(PhysAddr(*at)) != *value);
+        outcome.tables = tables;
+        // A change to zero where zero was is none.
+        let pattern = &self.pattern;
+        outcome.data.retain(|offset, value| pattern[*offset as usize] != *value);
+        let open = if refused { S::ACCESSED } else { 0 };
+        Some((outcome.without(open, |at| ram.load64(PhysAddr(at))), refused))
+    }
+
+    /// Let the machine make the request of a case, and see what it did.
+    fn observe(
+        &self,
+        unit: &S::Unit,
+        case: &Case<S::Shape>,
+        words: &[Word],
+        refused: bool,
+    ) -> Outcome<S::Recorded> {
+        let ram = self.machine.ram();
+        let token = (self.ask)(&self.machine, case);
+        let mut after = [0; WINDOW as usize];
+        ram.read(PhysAddr(self.layout.data), &mut after);
+        let mut data = BTreeMap::new();
+        if after != self.pattern[..] {
+            let pairs = self.pattern.iter().zip(&after).enumerate();
+            let changed = pairs.filter(|(_, (before, after))| before != after);
+            data.extend(changed.map(|(offset, (_, after))| (offset as u64, *after)));
+            ram.write(PhysAddr(self.layout.data), &self.pattern);
+        }
+        let changed = words.iter().filter_map(|word| {
+            let after = ram.load64(PhysAddr(word.at));
+            (after != value(words, word.at)).then_some((word.at, after))
+        });
+        let tables = changed.collect();
+        let faults = S::take_faults(&self.machine, unit);
+        let open = if refused { S::ACCESSED } else { 0 };
+        Outcome { token, faults, data, tables }.without(open, |at| value(words, at))
+    }
+
+    /// The case and what both sides did, in words.
+    pub fn show(&self, case: &Case<S::Shape>, judged: &Judged<S>, machine: &str) -> String {
+        let Judged { expected, observed, .. } = judged;
+        let case = case.show(self.layout);
+        format!("{case}\n  specification: {expected:x?}\n  {machine}: {observed:x?}")
+    }
+}
+
+/// Whether a word lies in memory.
+#[must_use]
+pub fn contains(ram: &Ram, at: u64) -> bool {
+    at.checked_sub(ram.base().0).is_some_and(|offset| offset < RAM_BYTES)
+}
+
+/// The request of a case by a machine's last engine, which carries no PASID.
+pub fn touch<M: Machine, S: Shape>(machine: &M, case: &Case<S>) -> u8 {
+    machine.touch(Touch { read: case.read, write: case.write })
+}
+
+/// The request of a case by whoever it names, on a model.
+pub fn ask<S: Subject, U: Unit>(machine: &ModelMachine<U>, case: &Case<S::Shape>) -> u8 {
+    machine.touch_as(S::sender(&case.shape), Touch { read: case.read, write: case.write })
+}
