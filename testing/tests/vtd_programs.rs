@@ -2,7 +2,8 @@
 
 use portcullis_testing::machine::MachineError;
 use portcullis_testing::machine::vtd::Mode;
-use portcullis_testing::oracle::vtd::programs;
+use portcullis_testing::oracle::programs::{by_hand, random};
+use portcullis_testing::oracle::vtd::programs::{self, VtdDriver};
 use portcullis_testing::oracle::{Failure, Tally};
 use portcullis_testing::qtest::QemuError;
 
@@ -19,14 +20,14 @@ fn unless_absent(outcome: Result<Tally, Failure>) {
 #[test]
 fn random_programs_do_what_they_say() {
     for mode in Mode::ALL {
-        unless_absent(programs::random(mode, 240, 1));
+        unless_absent(random::<VtdDriver>(mode, 240, 1));
     }
 }
 
 #[test]
 fn programs_written_by_hand_do_what_they_say() {
     for mode in Mode::ALL {
-        unless_absent(programs::by_hand(mode));
+        unless_absent(by_hand::<VtdDriver>(mode));
     }
 }
 

@@ -2,7 +2,8 @@
 
 use portcullis_testing::machine::MachineError;
 use portcullis_testing::machine::vtd::Mode;
-use portcullis_testing::oracle::vtd::departures::{DEPARTURES, Departure};
+use portcullis_testing::oracle::tables::departures::Departure;
+use portcullis_testing::oracle::vtd::departures::DEPARTURES;
 use portcullis_testing::oracle::vtd::programs::STICKY_IDENTITY;
 use portcullis_testing::oracle::vtd::{model_tables, qemu_tables};
 use portcullis_testing::oracle::{Failure, Tally};

@@ -9,6 +9,7 @@ pub mod programs;
 pub mod report;
 pub mod shadow;
 pub mod shrink;
+pub mod smmuv3;
 pub mod tables;
 pub mod vtd;
 

@@ -57,13 +57,14 @@ pub fn on_qemu<S: Subject, M: Machine>(
 ///
 /// # Errors
 /// The departures that it no longer shows.
-pub fn assert_departures<'b, S: Subject, M: Machine + 'b>(
+pub fn assert_departures<'b, S, M>(
     departures: &'static [Departure<S>],
     bench_of: impl Fn(&Case<S::Shape>) -> &'b Bench<S, M>,
     layout: Layout,
 ) -> Result<Tally, Failure>
 where
-    S: 'b,
+    S: Subject,
+    M: Machine + 'b,
 {
     let mut gone = Vec::new();
     let mut tally = Tally::default();

@@ -1,0 +1,238 @@
+//! SMMUv3s as the reference judges them: registers, queues, event records.
+
+use super::tables::Shape;
+use crate::machine::Machine;
+use crate::machine::model::Sender;
+use crate::machine::smmuv3::requester;
+use crate::oracle::tables::{Decision, Layout, Request, Subject};
+use crate::reference::{Update, Words, smmuv3 as reference};
+use portcullis_driver::platform::Memory as _;
+use portcullis_spec::{Pasid, PhysAddr};
+use std::fmt;
+
+/// An event record (7.3), as far as it is defined.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Recorded {
+    /// Event number.
+    pub number: u8,
+    /// StreamID.
+    pub stream: u32,
+    /// SubstreamID, where SSV is set.
+    pub substream: Option<u32>,
+    /// What the transaction was, in events that say it.
+    pub transaction: Option<Transaction>,
+    /// FetchAddr or IPA, in events that have one.
+    pub fetched: Option<u64>,
+}
+
+/// What an event says of a transaction.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Transaction {
+    /// InputAddr.
+    pub address: u64,
+    /// RnW clear.
+    pub is_write: bool,
+    /// S2.
+    pub stage2: bool,
+    /// CLASS.
+    pub class: u8,
+}
+
+impl fmt::Debug for Recorded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "event {:#04x} of stream {:#x}", self.number, self.stream)?;
+        if let Some(substream) = self.substream {
+            write!(f, ".{substream:#x}")?;
+        }
+        if let Some(Transaction { address, is_write, stage2, class }) = self.transaction {
+            let verb = if is_write { "write" } else { "read" };
+            write!(f, ", {verb} at {address:#x}, S2 {}, CLASS {class}", u8::from(stage2))?;
+        }
+        self.fetched.map_or(Ok(()), |address| write!(f, ", address {address:#x}"))
+    }
+}
+
+impl Recorded {
+    /// From the words of a record.
+    #[must_use]
+    pub const fn decode(words: [u64; 4]) -> Self {
+        let [w0, w1, w2, w3] = words;
+        let number = w0 as u8;
+        let stage2 = w1 >> 39 & 1 == 1;
+        let (of_transaction, fetched) = match number {
+            0x03 | 0x09 => (false, Some(w3 & 0x00ff_ffff_ffff_fff8)),
+            0x0b => (true, Some(w3 & 0x00ff_ffff_ffff_fff8)),
+            0x10..=0x13 if stage2 => (true, Some(w3 & 0x00ff_ffff_ffff_f000)),
+            0x10..=0x13 => (true, None),
+            _ => (false, None),
+        };
+        let transaction = if of_transaction {
+            let class = (w1 >> 40 & 3) as u8;
+            Some(Transaction { address: w2, is_write: w1 >> 35 & 1 == 0, stage2, class })
+        } else {
+            None
+        };
+        let substream = if w0 >> 11 & 1 == 1 { Some((w0 >> 12 & 0xf_ffff) as u32) } else { None };
+        Self { number, stream: (w0 >> 32) as u32, substream, transaction, fetched }
+    }
+
+    /// As the reference says it.
+    fn expected(event: reference::Event, shape: &Shape, request: Request) -> Self {
+        let reference::Event { number, stage2, class, address } = event;
+        let Request { address: input, is_write } = request;
+        let of_transaction = matches!(number, 0x0b | 0x10..=0x13);
+        Self {
+            number,
+            stream: shape.stream,
+            substream: shape.substream,
+            transaction: of_transaction.then_some(Transaction { address: input, is_write, stage2, class }),
+            fetched: address,
+        }
+    }
+}
+
+/// SMMUv3 before tables.
+#[derive(Clone, Copy, Debug)]
+pub struct Smmuv3;
+
+const CR0: u64 = 0x20;
+const CR0_SMMUEN: u32 = 1;
+const CR0_QUEUES: u32 = 1 << 2 | 1 << 3;
+const CR2: u64 = 0x2c;
+const GERROR: u64 = 0x60;
+const GERRORN: u64 = 0x64;
+const STRTAB_BASE: u64 = 0x80;
+const STRTAB_BASE_CFG: u64 = 0x88;
+const CMDQ_BASE: u64 = 0x90;
+const CMDQ_PROD: u64 = 0x98;
+const CMDQ_CONS: u64 = 0x9c;
+const EVENTQ_BASE: u64 = 0xa0;
+const EVENTQ_PROD: u64 = 0x1_00a8;
+const EVENTQ_CONS: u64 = 0x1_00ac;
+
+/// log2 of the entries of both queues.
+const QUEUE_BITS: u32 = 6;
+/// Where the command queue lies, from the start of memory.
+const COMMANDS: u64 = 30 << 20;
+/// Where the event queue lies, from the start of memory.
+const EVENTS: u64 = COMMANDS + 0x1_0000;
+
+/// Submit commands and wait for nothing: units do them when they are submitted. Whether all were consumed.
+pub fn submit<M: Machine>(machine: &M, commands: &[[u64; 2]]) -> bool {
+    let wrapping = (2 << QUEUE_BITS) - 1;
+    let base = machine.ram().base().0 + COMMANDS;
+    let mut index = machine.read32(CMDQ_PROD) & wrapping;
+    for [low, high] in commands {
+        let at = base + u64::from(index & (wrapping >> 1)) * 16;
+        machine.ram().store64(PhysAddr(at), *low);
+        machine.ram().store64(PhysAddr(at + 8), *high);
+        index = (index + 1) & wrapping;
+    }
+    machine.write32(CMDQ_PROD, index);
+    machine.read32(CMDQ_CONS) & wrapping == index
+}
+
+impl Subject for Smmuv3 {
+    type Shape = Shape;
+    type Unit = reference::Unit;
+    type Recorded = Recorded;
+
+    /// AF of both byte orders (3.13).
+    const ACCESSED: u64 = 1 << 10 | (1u64 << 10).swap_bytes();
+    const RECORDS: usize = 2;
+
+    fn rooted(unit: &Self::Unit, shape: &Shape, layout: Layout) -> Self::Unit {
+        let (strtab_base, strtab_base_cfg) = shape.registers(layout);
+        reference::Unit { strtab_base, strtab_base_cfg, ..*unit }
+    }
+
+    fn decide(
+        unit: &Self::Unit,
+        memory: &impl Words,
+        shape: &Shape,
+        request: Request,
+    ) -> Option<(Decision<Recorded>, Vec<Update>)> {
+        let transaction = reference::Request {
+            stream: shape.stream,
+            substream: shape.substream,
+            privileged: shape.privileged,
+            instruction: false,
+            write: request.is_write,
+            address: request.address,
+        };
+        let (decision, updates) = reference::decide(unit, memory, &transaction);
+        let decision = match decision {
+            reference::Decision::Pass(to) => Decision::Pass(to),
+            reference::Decision::Terminate { event, .. } => {
+                Decision::Refuse(event.map(|event| Recorded::expected(event, shape, request)))
+            }
+            // The compared units don't stall.
+            reference::Decision::Stall(_) => return None,
+        };
+        Some((decision, updates))
+    }
+
+    fn install<M: Machine>(machine: &M, unit: &Self::Unit) {
+        machine.write32(CR0, CR0_QUEUES);
+        machine.write64(STRTAB_BASE, unit.strtab_base);
+        machine.write32(STRTAB_BASE_CFG, unit.strtab_base_cfg as u32);
+        machine.write32(CR0, CR0_QUEUES | CR0_SMMUEN);
+        // CMD_CFGI_ALL, CMD_TLBI_NSNH_ALL, CMD_TLBI_EL2_ALL, CMD_SYNC (4.3, 4.4, 4.7).
+        submit(machine, &[[0x04, 31], [0x30, 0], [0x20, 0], [0x46, 0]]);
+    }
+
+    fn take_faults<M: Machine>(machine: &M, _: &Self::Unit) -> Vec<Recorded> {
+        let wrapping = (2 << QUEUE_BITS) - 1;
+        let base = machine.ram().base().0 + EVENTS;
+        let end = machine.read32(EVENTQ_PROD) & wrapping;
+        let begin = machine.read32(EVENTQ_CONS) & wrapping;
+        let mut index = begin;
+        let mut records = Vec::new();
+        while index != end {
+            let at = base + u64::from(index & (wrapping >> 1)) * 32;
+            records.push(Recorded::decode(
+                [0, 8, 16, 24].map(|offset| machine.ram().load64(PhysAddr(at + offset))),
+            ));
+            index = (index + 1) & wrapping;
+        }
+        if begin != end {
+            machine.write32(EVENTQ_CONS, machine.read32(EVENTQ_PROD));
+        }
+        records
+    }
+
+    fn sender(shape: &Shape) -> Sender {
+        Sender {
+            requester: requester(shape.stream as u16),
+            pasid: shape.substream.and_then(Pasid::new),
+            privileged: shape.privileged,
+        }
+    }
+}
+
+/// Give a machine's unit its queues, and enable it with a stream table that has no meaning yet. What its registers say.
+pub fn enable<M: Machine>(machine: &M) -> reference::Unit {
+    const CR2_RECINVSID: u32 = 1 << 1;
+    let base = machine.ram().base().0;
+    machine.write32(CR0, 0);
+    machine.write64(CMDQ_BASE, (base + COMMANDS) | u64::from(QUEUE_BITS));
+    machine.write32(CMDQ_PROD, 0);
+    machine.write32(CMDQ_CONS, 0);
+    machine.write64(EVENTQ_BASE, (base + EVENTS) | u64::from(QUEUE_BITS));
+    machine.write32(EVENTQ_PROD, 0);
+    machine.write32(EVENTQ_CONS, 0);
+    machine.write32(CR2, CR2_RECINVSID);
+    machine.write32(GERRORN, machine.read32(GERROR));
+    let id = |offset| u64::from(machine.read32(offset));
+    reference::Unit {
+        idr0: id(0x0),
+        idr1: id(0x4),
+        idr3: id(0xc),
+        idr5: id(0x14),
+        cr0: 1,
+        cr2: u64::from(CR2_RECINVSID),
+        gbpa: 0,
+        strtab_base: 0,
+        strtab_base_cfg: 0,
+    }
+}
