@@ -5,7 +5,7 @@ use std::sync::Arc;
 use portcullis_pagetable::AnyFormat;
 use portcullis_spec::{
     Access, Context, ContextScope, Fault, FaultReason, Invalidation, Iova, PagingFormat, Pasid, PhysAddr,
-    Requester, StageNumber, StageRules, Transaction, Translation, TranslationScope,
+    Requester, StageNumber, StageRules, Tags, Transaction, Translation, TranslationScope,
 };
 
 use crate::contexts::{Cached, Contexts, Resolved, Sender};
@@ -75,6 +75,19 @@ pub struct Report<R> {
     pub outcome: Outcome,
 }
 
+/// What happens on a transaction's way, for units that count it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// A transaction came.
+    Request,
+    /// No cached translation served it.
+    CacheMiss,
+    /// The first stage's tables were walked.
+    FirstStageWalk,
+    /// The second stage's tables were walked.
+    SecondStageWalk,
+}
+
 /// What an architecture supplies: from tables to [`Context`], and from a refusal to its own codes and records.
 ///
 /// All but [`record`](Self::record) and [`interrupt`](Self::interrupt) are called inside the guard: they are short, take
@@ -125,6 +138,9 @@ pub trait Architecture: Send + Sync + 'static {
         output: PhysAddr,
         bytes: u64,
     ) -> Result<(), Refusal>;
+
+    /// Something that the unit may count happened to a transaction; `tags` are its context's, once that is known.
+    fn count(&self, _event: Event, _transaction: &Transaction, _tags: Option<Tags>) {}
 
     /// Whether a refusal by second-stage tables may be cached (caching mode).
     fn caches_refusals(&self) -> bool {
@@ -336,6 +352,7 @@ impl<A: Architecture> Engine<A> {
 
     fn pass(&self, transaction: &Transaction, bytes: u64) -> Result<Passed, Report<A::Record>> {
         let architecture = &self.architecture;
+        architecture.count(Event::Request, transaction, None);
         match architecture.admit(transaction) {
             Admission::Translate => {}
             Admission::Interrupt => {
@@ -349,7 +366,7 @@ impl<A: Architecture> Engine<A> {
         let resolved = &cached.resolved;
         let fault = |refusal| architecture.fault(transaction, Some(resolved), refusal);
         let asked = architecture.ask(transaction, resolved).map_err(fault)?;
-        let page = self.page(&cached, asked).map_err(fault)?;
+        let page = self.page(&cached, transaction, asked).map_err(fault)?;
         let output = page.address(asked.input.0);
         architecture.accept(transaction, resolved, output, bytes).map_err(fault)?;
         Ok(Passed { page, output, asked })
@@ -401,7 +418,12 @@ impl<A: Architecture> Engine<A> {
         })
     }
 
-    fn page(&self, cached: &Cached<A::Note>, asked: Asked) -> Result<PageTranslation, Refusal> {
+    fn page(
+        &self,
+        cached: &Cached<A::Note>,
+        transaction: &Transaction,
+        asked: Asked,
+    ) -> Result<PageTranslation, Refusal> {
         let Asked { input, access, privileged, any } = asked;
         match (&cached.resolved.context, &cached.space) {
             (Context::Blocked(reason), _) => Err(Refusal::new(reason.unwrap_or(FaultReason::RequestBlocked))),
@@ -426,6 +448,15 @@ impl<A: Architecture> Engine<A> {
                 let request = Request { access, privileged, any, table: false };
                 if let Some(answer) = space.find(input, request) {
                     return answer;
+                }
+                let stages = &space.key.stages;
+                let count = |event| self.architecture.count(event, transaction, Some(space.key.tags));
+                count(Event::CacheMiss);
+                if stages.has(StageNumber::First) {
+                    count(Event::FirstStageWalk);
+                }
+                if stages.has(StageNumber::Second) {
+                    count(Event::SecondStageWalk);
                 }
                 let generation = self.generation.read();
                 let answer = translate(self.memory(), &space.key.stages, input, request);

@@ -61,6 +61,20 @@ impl Ring {
         }
     }
 
+    /// The offset of entry number `index`, which a guest wrote.
+    ///
+    /// # Errors
+    /// Where the ring has fewer entries.
+    pub const fn index(self, index: u32) -> Result<Offset, BadOffset> {
+        self.offset((index as u64) << self.entry_shift)
+    }
+
+    /// The number of the entry at `offset`.
+    #[must_use]
+    pub const fn number(self, offset: Offset) -> u32 {
+        (offset.0 >> self.entry_shift) as u32
+    }
+
     /// Where the entry at `offset` lies.
     #[must_use]
     pub const fn entry(self, offset: Offset) -> PhysAddr {

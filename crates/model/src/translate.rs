@@ -2,9 +2,9 @@
 //! differently is in the format and in the stage's rules.
 
 use portcullis_pagetable::format::Flags;
-use portcullis_pagetable::{AnyFormat, Cause, Format, Rights, Step, Walk, walk};
+use portcullis_pagetable::{AnyFormat, Attributes, Cause, Format, Rights, Step, Walk, walk};
 use portcullis_spec::{
-    Access, FaultReason, Iova, Ipa, MemoryAttributes, PhysAddr, Stage, StageNumber, StageRules,
+    Access, Cacheability, FaultReason, Iova, Ipa, MemoryAttributes, PhysAddr, Stage, StageNumber, StageRules,
 };
 
 use crate::memory::{GuestMemory, MemoryError};
@@ -39,6 +39,17 @@ pub enum Stages {
         /// The second.
         second: FormattedStage<PhysAddr>,
     },
+}
+
+impl Stages {
+    /// Whether a stage is among them.
+    #[must_use]
+    pub fn has(&self, stage: StageNumber) -> bool {
+        match self {
+            Self::One { number, .. } => *number == stage,
+            Self::Two { .. } => true,
+        }
+    }
 }
 
 /// What is asked of the tables.
@@ -312,13 +323,29 @@ pub(crate) fn one_stage<I: portcullis_pagetable::Address>(
             user: permitted(walk.rights, *rules, false),
             privileged: permitted(walk.rights, *rules, true),
             dirty: is_dirty(*rules, mapping.attributes.flags, request),
-            attributes: MemoryAttributes {
-                force_snoop: mapping.attributes.force_snoop,
-                ..MemoryAttributes::default()
-            },
+            attributes: attributes(format, &mapping.attributes),
         });
     }
     Err(Refusal::by(number, FaultReason::AccessFlag, Detail::FlagsUpdate))
+}
+
+/// What a leaf says of the memory behind it, as far as its format says anything.
+fn attributes(format: &AnyFormat, leaf: &Attributes) -> MemoryAttributes {
+    let cacheability = match (format, leaf.memory_type) {
+        // Svpbmt: NC and IO.
+        (AnyFormat::Riscv(_), 1) => Cacheability::NonCacheable,
+        (AnyFormat::Riscv(_), 2) => Cacheability::Uncacheable,
+        _ => Cacheability::Default,
+    };
+    MemoryAttributes { cacheability, force_snoop: leaf.force_snoop, ..MemoryAttributes::default() }
+}
+
+/// The attributes of two stages: what the first leaves open, the second says (RISC-V Privileged, Svpbmt).
+fn combined(first: MemoryAttributes, second: MemoryAttributes) -> MemoryAttributes {
+    match first.cacheability {
+        Cacheability::Default => second,
+        cacheability => MemoryAttributes { cacheability, ..second },
+    }
 }
 
 /// A load of a first-stage entry that failed.
@@ -378,9 +405,13 @@ fn two_stages(
             return Err(Refusal::by(StageNumber::First, FaultReason::AccessFlag, Detail::FlagsForbidden));
         }
         check(walk.rights, *rules, request, StageNumber::First)?;
+        let write = request.access.contains(Access::WRITE);
+        // The first stage's own refusals come before those of the second; its flags change only where both permit.
+        for step in walk.steps() {
+            flagged(format, *rules, StageNumber::First, step, write && step.level == mapping.level)?;
+        }
         let page = one_stage(memory, second, StageNumber::Second, mapping.address, request)
             .map_err(|refusal| Refusal { ipa: Some(mapping.address), ..refusal })?;
-        let write = request.access.contains(Access::WRITE);
         for step in walk.steps() {
             let new =
                 flagged(format, *rules, StageNumber::First, step, write && step.level == mapping.level)?;
@@ -400,7 +431,7 @@ fn two_stages(
             user: permitted(walk.rights, *rules, false) & page.user,
             privileged: permitted(walk.rights, *rules, true) & page.privileged,
             dirty: page.dirty && is_dirty(*rules, mapping.attributes.flags, request),
-            attributes: page.attributes,
+            attributes: combined(attributes(format, &mapping.attributes), page.attributes),
         });
     }
     Err(Refusal::by(StageNumber::First, FaultReason::AccessFlag, Detail::FlagsUpdate))

@@ -6,6 +6,7 @@ pub mod model;
 pub mod qemu;
 pub mod ram;
 pub mod recorder;
+pub mod riscv;
 pub mod smmuv3;
 pub mod vtd;
 

@@ -5,6 +5,7 @@ mod owned;
 mod vm;
 
 use core::ptr::NonNull;
+use std::sync::Arc;
 
 use portcullis_spec::PhysAddr;
 
@@ -83,6 +84,62 @@ pub trait GuestMemory: Send + Sync {
     fn host_pointer(&self, address: PhysAddr, bytes: u64) -> Option<NonNull<u8>> {
         let _ = (address, bytes);
         None
+    }
+}
+
+/// Memory of which only the addresses below a power of two can be reached.
+pub(crate) struct Addressable {
+    memory: Arc<dyn GuestMemory>,
+    bits: u8,
+}
+
+impl Addressable {
+    /// `memory` below `1 << bits`.
+    pub(crate) fn limit(memory: Arc<dyn GuestMemory>, bits: u8) -> Arc<dyn GuestMemory> {
+        Arc::new(Self { memory, bits })
+    }
+
+    fn check(&self, address: PhysAddr, bytes: u64) -> Result<&dyn GuestMemory, MemoryError> {
+        let last = address.0.checked_add(bytes.saturating_sub(1));
+        if last.is_some_and(|last| last >> self.bits == 0) {
+            Ok(&*self.memory)
+        } else {
+            Err(MemoryError::NotMemory { address })
+        }
+    }
+}
+
+impl GuestMemory for Addressable {
+    fn read(&self, address: PhysAddr, buffer: &mut [u8]) -> Result<(), MemoryError> {
+        self.check(address, buffer.len() as u64)?.read(address, buffer)
+    }
+
+    fn write(&self, address: PhysAddr, bytes: &[u8]) -> Result<(), MemoryError> {
+        self.check(address, bytes.len() as u64)?.write(address, bytes)
+    }
+
+    fn load32(&self, address: PhysAddr) -> Result<u32, MemoryError> {
+        self.check(address, 4)?.load32(address)
+    }
+
+    fn load64(&self, address: PhysAddr) -> Result<u64, MemoryError> {
+        self.check(address, 8)?.load64(address)
+    }
+
+    fn store32(&self, address: PhysAddr, value: u32) -> Result<(), MemoryError> {
+        self.check(address, 4)?.store32(address, value)
+    }
+
+    fn store64(&self, address: PhysAddr, value: u64) -> Result<(), MemoryError> {
+        self.check(address, 8)?.store64(address, value)
+    }
+
+    fn compare_exchange64(&self, address: PhysAddr, current: u64, new: u64) -> Result<u64, MemoryError> {
+        self.check(address, 8)?.compare_exchange64(address, current, new)
+    }
+
+    fn host_pointer(&self, address: PhysAddr, bytes: u64) -> Option<NonNull<u8>> {
+        self.check(address, bytes).ok()?.host_pointer(address, bytes)
     }
 }
 

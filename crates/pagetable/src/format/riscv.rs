@@ -149,10 +149,13 @@ impl Format for Riscv {
             return Entry::Invalid(Invalid::OutputSize);
         }
         let mut rights = Rights::empty();
-        rights.set(Rights::READ, raw & R != 0);
-        rights.set(Rights::WRITE, raw & W != 0);
-        rights.set(Rights::EXECUTE | Rights::PRIVILEGED_EXECUTE, raw & X != 0);
-        rights.set(Rights::USER, raw & U != 0);
+        // A second-stage page without U admits nobody.
+        if raw & U != 0 || !self.x4 {
+            rights.set(Rights::READ, raw & R != 0);
+            rights.set(Rights::WRITE, raw & W != 0);
+            rights.set(Rights::EXECUTE | Rights::PRIVILEGED_EXECUTE, raw & X != 0);
+            rights.set(Rights::USER, raw & U != 0);
+        }
         let mut flags = Flags::empty();
         flags.set(Flags::ACCESSED, raw & A != 0);
         flags.set(Flags::DIRTY, raw & D != 0);

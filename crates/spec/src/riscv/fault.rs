@@ -152,6 +152,21 @@ impl TransactionType {
     pub const fn encode(self) -> u8 {
         self as u8
     }
+
+    /// The type of a request. What writes at all is a write or AMO.
+    #[must_use]
+    pub const fn of(access: Access, request_type: RequestType) -> Self {
+        let write = access.contains(Access::WRITE);
+        match (request_type, write, access.contains(Access::EXECUTE)) {
+            (RequestType::TranslationRequest, ..) => Self::TranslationRequest,
+            (RequestType::Untranslated, true, _) => Self::UntranslatedWrite,
+            (RequestType::Untranslated, _, true) => Self::UntranslatedExecute,
+            (RequestType::Untranslated, ..) => Self::UntranslatedRead,
+            (RequestType::Translated, true, _) => Self::TranslatedWrite,
+            (RequestType::Translated, _, true) => Self::TranslatedExecute,
+            (RequestType::Translated, ..) => Self::TranslatedRead,
+        }
+    }
 }
 
 /// The first word of a fault record (RISC-V IOMMU 3.2).
@@ -244,6 +259,20 @@ impl FaultRecord {
         })
     }
 
+    /// The record of a fault whose code is a cause, of a requester that is a device_id. `iotval2` is there for guest-page faults.
+    #[must_use]
+    pub fn from_fault(fault: &Fault, iotval2: u64) -> Self {
+        let pid = fault.pasid.map_or(0, Pasid::value);
+        let header = FaultHeader::new()
+            .with_cause((fault.code & 0xfff) as u16)
+            .with_pid(pid)
+            .with_pv(fault.pasid.is_some())
+            .with_priv(fault.privileged && fault.pasid.is_some())
+            .with_ttyp(TransactionType::of(fault.access, fault.request_type).encode())
+            .with_did(fault.requester.index() & 0xff_ffff);
+        Self { header, reserved: 0, iotval: fault.address.0, iotval2 }
+    }
+
     /// The four words in memory.
     #[must_use]
     pub const fn encode(self) -> [u64; 4] {
@@ -264,6 +293,17 @@ mod tests {
         assert_eq!(FaultHeader::new().with_did(0xff_ffff).into_bits(), 0xff_ffff << 40);
         assert_eq!(Cause::PdtMisconfigured.encode(), 267);
         assert_eq!(Cause::WriteGuestPageFault.encode(), 23);
+    }
+
+    #[test]
+    fn a_fault_comes_back_from_its_record() {
+        for &ttyp in &[1u8, 2, 3, 5, 6, 7, 8] {
+            let header = FaultHeader::new().with_cause(21).with_ttyp(ttyp).with_did(0x123456);
+            let header = header.with_pv(true).with_pid(0x54321).with_priv(true);
+            let record = FaultRecord { header, reserved: 0, iotval: 0x1234, iotval2: 0x5678 };
+            let fault = record.to_fault().unwrap();
+            assert_eq!(FaultRecord::from_fault(&fault, 0x5678), record);
+        }
     }
 
     #[test]
