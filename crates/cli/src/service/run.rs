@@ -8,7 +8,12 @@ use portcullis_manager::{
     Backend,
     configuration::{BackendChoice, Configuration},
     core::Core,
-    embedded::{ARCHITECTURES, backend::DEVICES, simulate},
+    embedded::{
+        ARCHITECTURES,
+        backend::{DEVICES, MOST_DEVICES},
+        device::Kind,
+        simulate,
+    },
     service::{
         Inherited, Settings,
         privileges::{self, Needs},
@@ -44,6 +49,9 @@ pub(crate) struct Args {
     /// The simulated machine's IOMMU.
     #[arg(long, value_parser = ARCHITECTURES)]
     iommu: Option<String>,
+    /// The simulated machine's devices, such as `network=4`, instead of one of each kind; may be repeated.
+    #[arg(long, value_name = "KIND=COUNT", value_parser = simulated)]
+    simulate: Vec<(Kind, usize)>,
     #[command(flatten)]
     at: At,
 }
@@ -53,6 +61,19 @@ enum Platform {
     Auto,
     Vfio,
     Embedded,
+}
+
+/// Devices of one kind, as `--simulate` takes them, and how many.
+fn simulated(text: &str) -> Result<(Kind, usize), String> {
+    let kinds = Kind::ALL.map(|(word, ..)| word).join(", ");
+    let form = || format!("write KIND=COUNT, where KIND is one of {kinds}");
+    let (kind, count) = text.split_once('=').ok_or_else(form)?;
+    let (_, _, kind) = Kind::ALL.into_iter().find(|(word, ..)| *word == kind).ok_or_else(form)?;
+    let count = count.parse().map_err(|_| form())?;
+    if !(1..=MOST_DEVICES).contains(&count) {
+        return Err(format!("between 1 and {MOST_DEVICES} devices"));
+    }
+    Ok((kind, count))
 }
 
 /// What the service says once it listens.
@@ -172,7 +193,15 @@ fn choose(
         let named = arguments.iommu.as_deref().or(configuration.iommu.as_deref());
         let named = named.unwrap_or(ARCHITECTURES[0]);
         let unknown = || format!("the simulated machine has no {named}; it has {}", ARCHITECTURES.join(", "));
-        Ok(simulate(named, &DEVICES).ok_or_else(|| Failure::new(unknown()))??)
+        let mut names = Vec::new();
+        for (_, stem, kind) in Kind::ALL {
+            let counts =
+                arguments.simulate.iter().filter(|(asked, _)| *asked == kind).map(|(_, count)| count);
+            names.extend((0..counts.sum()).map(|number: usize| (format!("{stem}{number}"), kind)));
+        }
+        let chosen: Vec<_> = names.iter().map(|(name, kind)| (name.as_str(), *kind)).collect();
+        let devices = if chosen.is_empty() { &DEVICES[..] } else { &chosen };
+        Ok(simulate(named, devices).ok_or_else(|| Failure::new(unknown()))??)
     };
     let platform = match (arguments.platform, configuration.backend) {
         (Some(platform), _) => platform,

@@ -33,6 +33,8 @@ const PASID_BITS: u8 = 10;
 /// The devices of a platform for which nobody asked for others.
 pub const DEVICES: [(&str, Kind); 4] =
     [("nic0", Kind::Network), ("disk0", Kind::Disk), ("accel0", Kind::Accelerator), ("rogue0", Kind::Rogue)];
+/// Devices that a platform can have: eight functions of a bus's numbers each, the first three places left to the machine.
+pub const MOST_DEVICES: usize = (1 << 13) - 3;
 
 /// The embedded platform as a back end.
 pub struct EmbeddedBackend<M: Machine = VtdMachine> {
@@ -71,9 +73,12 @@ impl<M: Machine> EmbeddedBackend<M> {
         rustix::fs::ftruncate(&file, RAM).map_err(say)?;
         let ram = platform.add_file(Arc::new(File::from(file)), RAM, true)?;
         let mut simulated = Vec::new();
-        for (number, (_, kind)) in (3u32..).zip(devices) {
+        if devices.len() > MOST_DEVICES {
+            return Err(EmbeddedError::TooManyDevices { asked: devices.len(), most: MOST_DEVICES });
+        }
+        for (number, (_, kind)) in (3u16..).zip(devices) {
             // Eight functions a device, 32 devices a bus; device 0 of bus 0 is left to the bridge.
-            let requester = M::requester(u16::try_from(number * 8).unwrap_or(u16::MAX));
+            let requester = M::requester(number * 8);
             let mut device = DriverDevice::new(requester);
             if *kind == Kind::Accelerator {
                 device.pasid_bits = PASID_BITS.min(platform.unit().features().pasid_bits);
@@ -90,6 +95,12 @@ impl<M: Machine> EmbeddedBackend<M> {
             ram,
             read: false,
         })
+    }
+
+    /// The platform, for those who play its devices themselves.
+    #[must_use]
+    pub const fn platform(&self) -> &Arc<Embedded<M>> {
+        &self.platform
     }
 
     /// Where the memory begins that static grants can lead to, and its bytes.

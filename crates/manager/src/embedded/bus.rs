@@ -12,8 +12,8 @@ use portcullis_spec::{Iova, PhysAddr};
 const POOL_FIRST: u64 = 0x1_0000;
 /// Bytes for them, at most: what clients can make the driver allocate is bounded by it.
 const POOL_BYTES: u64 = 256 << 20;
-/// The pool's memory comes in pieces of this size, when they are first touched.
-const PIECE: u64 = 2 << 20;
+/// The pool's memory comes in pieces of this size, when they are first touched: what is not used costs nothing.
+const PIECE: u64 = 64 << 10;
 /// Where clients' memory begins.
 const CLIENTS_FIRST: u64 = 1 << 32;
 /// Where it ends.

@@ -46,6 +46,14 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Every kind: its word, and what its devices' names begin with.
+    pub const ALL: [(&'static str, &'static str, Self); 4] = [
+        ("network", "nic", Self::Network),
+        ("disk", "disk", Self::Disk),
+        ("accelerator", "accel", Self::Accelerator),
+        ("rogue", "rogue", Self::Rogue),
+    ];
+
     /// For people.
     #[must_use]
     pub fn description(self) -> &'static str {

@@ -65,6 +65,14 @@ pub enum EmbeddedError {
         /// How many were to be placed.
         bytes: u64,
     },
+    /// A segment has no more requester IDs.
+    #[error("{asked} simulated devices; there is room for {most}")]
+    TooManyDevices {
+        /// How many were asked for.
+        asked: usize,
+        /// How many there can be.
+        most: usize,
+    },
     /// Memory could not be mapped into this process.
     #[error("memory cannot be mapped: {0}")]
     Map(String),

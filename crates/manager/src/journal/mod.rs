@@ -157,6 +157,12 @@ impl Journal {
         self.lost
     }
 
+    /// Records that were made, those that are gone included.
+    #[must_use]
+    pub fn recorded(&self) -> u64 {
+        self.next - 1
+    }
+
     /// Refused accesses of a device.
     #[must_use]
     pub fn of_device(&self, device: DeviceId) -> u64 {

@@ -1,0 +1,191 @@
+//! Violations: how fast they are journalled, and what a flood of them costs a device that does nothing wrong.
+//!
+//! The flood and the thread that reads violations have one processor, the device that does nothing wrong the other, so that what is seen
+//! is what they share: locks and cache lines.
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use portcullis_manager::backend::Backend;
+use portcullis_manager::core::{Accepted, Asked, Core, MapFrom, Pattern, Policy};
+use portcullis_manager::embedded::backend::EmbeddedBackend;
+use portcullis_manager::embedded::device::Kind;
+use portcullis_manager::embedded::{Embedded, EmbeddedOptions, Engine};
+use portcullis_manager::journal::{Attributions, Journal, Reader, Record, Seen};
+use portcullis_manager::{BackendError, DeviceId};
+use portcullis_spec::{Access, Iova, Requester};
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+use crate::rows::{Rows, Wanted};
+
+const RATE: &str = "violations recorded in the journal";
+const COUNTED: &str = "violations counted in the journal";
+const LOST: &str = "violations of the flood that nobody counted";
+const SLOWER: &str = "others' DMA beside that flood, slower by";
+
+pub(crate) const NAMES: [&str; 4] = [RATE, COUNTED, LOST, SLOWER];
+
+/// Pages that the well-behaved device uses.
+const PAGES: u64 = 64;
+const BASE: u64 = 1 << 20;
+/// Refused accesses that come at once, and the pause between them: somewhat more than the half million a second that is wanted.
+const BURST: u64 = 128;
+const PAUSE: Duration = Duration::from_micros(200);
+/// One stretch of quiet, or of flood.
+const STRETCH: Duration = Duration::from_millis(50);
+const STRETCHES: usize = 40;
+
+/// Nobody follows.
+struct Nobody;
+
+impl Seen for Nobody {
+    fn seen(&mut self, _: &[Record], _: u64) {}
+}
+
+/// A machine with a journal; device 0 reaches some pages, device 1 is attached to a space that is empty.
+struct Scene {
+    platform: Arc<Embedded>,
+    journal: Arc<Mutex<Journal>>,
+    core: Arc<Mutex<Core>>,
+}
+
+impl Scene {
+    fn set() -> Result<Self> {
+        let names: Vec<String> = (0..crate::DEVICES).map(|number| format!("device{number}")).collect();
+        let devices: Vec<_> = names.iter().map(|name| (name.as_str(), Kind::Rogue)).collect();
+        let backend = EmbeddedBackend::new(EmbeddedOptions::default(), &devices)?;
+        let platform = backend.platform().clone();
+        let accepted = Accepted::default();
+        let mut core = Core::start::<BackendError>(Box::new(backend) as Box<dyn Backend>, accepted, Ok)?;
+        let policy = Policy { name: "bench".into(), devices: vec![Pattern::new("*")], ..Policy::default() };
+        let client = core.connect(Arc::new(policy))?;
+        let file = memfd_create("bench", MemfdFlags::CLOEXEC)?;
+        ftruncate(&file, PAGES << 12)?;
+        for (device, mapped) in [("device0", true), ("device1", false)] {
+            core.claim(client, device)?;
+            let space = core.create_space(client)?;
+            core.attach(client, space, device, None)?;
+            if mapped {
+                let file: Arc<OwnedFd> = Arc::new(file.try_clone()?);
+                let memory = core.add_memory(client, file, PAGES << 12, true)?;
+                let page = |number| Asked {
+                    offset: number << 12,
+                    iova: Some(Iova(BASE + (number << 12))),
+                    length: 1 << 12,
+                    access: Access::READ_WRITE,
+                };
+                let pages: Vec<_> = (0..PAGES).map(page).collect();
+                core.map(client, space, MapFrom::Memory(memory), &pages)?;
+            }
+        }
+        let source = core.violations().context("violations")?;
+        let attributions = Arc::new(RwLock::new(Arc::new(Attributions::of(&core))));
+        let journal = Arc::new(Mutex::new(Journal::new(1 << 16)));
+        let core = Arc::new(Mutex::new(core));
+        let seen = Box::new(Nobody);
+        let reader =
+            Reader { source, journal: journal.clone(), attributions, core: core.clone(), seen, disk: None };
+        // It ends with the process.
+        thread::Builder::new().name("violations".into()).spawn(move || drop(reader.run()))?;
+        Ok(Self { platform, journal, core })
+    }
+
+    fn engine(&self, device: u32) -> Result<Engine> {
+        let core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
+        let view = core.device(DeviceId(device)).context("the device")?;
+        match view.device.requesters.first() {
+            Some(Requester::Pci(address)) => Ok(self.platform.engine(Requester::Pci(*address), None)),
+            other => anyhow::bail!("{other:?}"),
+        }
+    }
+
+    /// Violations that were recorded, and that were counted.
+    fn journalled(&self) -> (u64, u64) {
+        let journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        (journal.recorded(), journal.total())
+    }
+}
+
+/// Keeps this thread, and those that it starts from now on, on one of the processors that it has.
+fn stay_on(which: usize) -> Result<()> {
+    let all = sched_getaffinity(None)?;
+    let mine: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|&cpu| all.is_set(cpu)).collect();
+    let mut only = CpuSet::new();
+    only.set(mine[which % mine.len()]);
+    Ok(sched_setaffinity(None, &only)?)
+}
+
+/// Accesses a second of the well-behaved device over one stretch.
+fn well_behaved(engine: &Engine) -> Result<f64> {
+    let started = Instant::now();
+    let mut done = 0;
+    let mut bytes = [0; 8];
+    while started.elapsed() < STRETCH {
+        for number in 0..1024 {
+            engine.read(Iova(BASE + ((number % PAGES) << 12)), &mut bytes).context("what it may read")?;
+        }
+        done += 1024;
+    }
+    Ok(f64::from(done) / started.elapsed().as_secs_f64())
+}
+
+pub(crate) fn measure(rows: &mut Rows) -> Result<()> {
+    let everywhere = sched_getaffinity(None)?;
+    stay_on(1)?;
+    let scene = Scene::set()?;
+    let (good, bad) = (scene.engine(0)?, scene.engine(1)?);
+    let (flooding, over) = (AtomicBool::new(false), AtomicBool::new(false));
+    let before = scene.journalled();
+    let (sent, ratios, flooded) = thread::scope(|threads| -> Result<_> {
+        let flood = threads.spawn(|| {
+            let mut sent = 0;
+            while !over.load(Ordering::Relaxed) {
+                if flooding.load(Ordering::Relaxed) {
+                    for number in 0..BURST {
+                        let refused = bad.read(Iova(number << 12), &mut [0; 8]).is_err();
+                        sent += u64::from(refused);
+                    }
+                }
+                thread::sleep(PAUSE);
+            }
+            sent
+        });
+        sched_setaffinity(None, &everywhere)?;
+        stay_on(0)?;
+        let mut ratios = Vec::new();
+        let mut flooded = Duration::ZERO;
+        well_behaved(&good)?;
+        for _ in 0..STRETCHES {
+            let quiet = well_behaved(&good)?;
+            flooding.store(true, Ordering::Relaxed);
+            let started = Instant::now();
+            let beside = well_behaved(&good)?;
+            flooding.store(false, Ordering::Relaxed);
+            flooded += started.elapsed();
+            thread::sleep(Duration::from_millis(2));
+            ratios.push(quiet / beside);
+        }
+        over.store(true, Ordering::Relaxed);
+        let sent = flood.join().map_err(|_| anyhow::anyhow!("the flood panicked"))?;
+        Ok((sent, ratios, flooded))
+    })?;
+    sched_setaffinity(None, &everywhere)?;
+    // What is still in the unit's registers is read.
+    thread::sleep(Duration::from_millis(100));
+    let after = scene.journalled();
+    let seconds = flooded.as_secs_f64();
+    ensure!(sent > 0, "nothing was refused");
+    let (recorded, counted) = (after.0 - before.0, after.1 - before.1);
+    rows.put(RATE, recorded as f64 / seconds, "a second", Wanted::AtLeast(500e3));
+    rows.put(COUNTED, counted as f64 / seconds, "a second", Wanted::Told);
+    rows.put(LOST, sent as f64 - counted as f64, "", Wanted::AtMost(0.0));
+    let mut ratios = ratios;
+    ratios.sort_by(f64::total_cmp);
+    rows.put(SLOWER, (ratios[ratios.len() / 2] - 1.0) * 100.0, "%", Wanted::AtMost(5.0));
+    Ok(())
+}
