@@ -33,12 +33,14 @@ pub(crate) const NAMES: [&str; 4] = [RATE, COUNTED, LOST, SLOWER];
 /// Pages that the well-behaved device uses.
 const PAGES: u64 = 64;
 const BASE: u64 = 1 << 20;
-/// Refused accesses that come at once, and the pause between them: somewhat more than the half million a second that is wanted.
-const BURST: u64 = 128;
-const PAUSE: Duration = Duration::from_micros(200);
+/// Refused accesses a second, somewhat more than the half million that is wanted; how many come at once at most, and the pause
+/// after them.
+const FLOOD: f64 = 600e3;
+const BURST: u64 = 160;
+const PAUSE: Duration = Duration::from_micros(100);
 /// One stretch of quiet, or of flood.
-const STRETCH: Duration = Duration::from_millis(50);
-const STRETCHES: usize = 40;
+const STRETCH: Duration = Duration::from_millis(20);
+const STRETCHES: usize = 100;
 
 /// Nobody follows.
 struct Nobody;
@@ -144,14 +146,17 @@ pub(crate) fn measure(rows: &mut Rows) -> Result<()> {
     let (sent, ratios, flooded) = thread::scope(|threads| -> Result<_> {
         let flood = threads.spawn(|| {
             let mut sent = 0;
+            let mut last = Instant::now();
             while !over.load(Ordering::Relaxed) {
+                thread::sleep(PAUSE);
+                let due = (last.elapsed().as_secs_f64() * FLOOD) as u64;
+                last = Instant::now();
                 if flooding.load(Ordering::Relaxed) {
-                    for number in 0..BURST {
+                    for number in 0..due.min(BURST) {
                         let refused = bad.read(Iova(number << 12), &mut [0; 8]).is_err();
                         sent += u64::from(refused);
                     }
                 }
-                thread::sleep(PAUSE);
             }
             sent
         });

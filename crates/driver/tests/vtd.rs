@@ -346,6 +346,24 @@ fn faults_come_decoded_in_order_and_overflow_is_counted() {
 }
 
 #[test]
+fn faults_that_come_without_end_are_left_to_the_next_reading() {
+    let machine = Machine::new(Traits::LEGACY);
+    let unit = started(&machine, Mode::Legacy);
+    unit.signal_faults(Some(FaultSignal { address: 0xfee0_1000, data: 0x4041 }));
+    read(&machine, A, 0).unwrap_err();
+    let counts = unit.read_faults(|_| _ = read(&machine, A, 0).unwrap_err());
+    assert!(counts.more);
+    let fetched = counts.read;
+    let counts = unit.read_faults(|_| ());
+    assert_eq!((counts.read, counts.more), (1, false));
+    assert_eq!(unit.fault_totals().read, fetched + 1);
+    // 11.4.7.2: each record came when none waited.
+    let told = machine.registers.borrow().messages.len();
+    read(&machine, A, 0).unwrap_err();
+    assert_eq!(machine.registers.borrow().messages.len(), told + 1);
+}
+
+#[test]
 fn a_message_says_that_faults_wait() {
     let machine = Machine::new(Traits::LEGACY);
     let unit = started(&machine, Mode::Legacy);

@@ -90,6 +90,8 @@ pub struct FaultCounts {
     pub unknown: u64,
     /// Times that the unit reported records lost since the last reading. How many each time it does not say.
     pub overflows: u64,
+    /// Records still wait, and no message will tell of them: it is to be read again. Not part of totals.
+    pub more: bool,
 }
 
 /// The bits of one architecture: everything else is common.

@@ -492,7 +492,8 @@ impl<A: Architecture> Unit<A> {
     }
 
     /// Makes the unit send a message when fault records begin to wait, or, with `None`, none: it is to be read from time
-    /// to time then. One message may stand for many records; [`Self::read_faults`] arms the next.
+    /// to time then. One message may stand for many records; [`Self::read_faults`] arms the next, unless it says that there
+    /// are [`more`](FaultCounts::more).
     pub fn signal_faults(&self, message: Option<FaultSignal>) {
         self.0.architecture.signal_faults(message);
     }

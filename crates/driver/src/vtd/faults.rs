@@ -7,8 +7,11 @@ use super::registers::Registers;
 use crate::common::architecture::{FaultCounts, FaultRecord};
 use crate::platform::{Mmio, Platform};
 
-/// Reads each fault recording register once, from the oldest record (FSTS.FRI) on, and frees it. Records that come meanwhile
-/// are read too where the turn has not passed their register; the others next time.
+/// Times round the registers in one reading. Each finds what came while the one before it lasted.
+const ROUNDS: u32 = 4;
+
+/// Reads the fault recording registers, from the oldest record (FSTS.FRI) on, and frees them, until none waits or so many came
+/// meanwhile that the rest is left to the next time.
 pub(super) fn read<M: Mmio, P: Platform>(
     registers: &Registers<M, P>,
     cap: Cap,
@@ -16,10 +19,26 @@ pub(super) fn read<M: Mmio, P: Platform>(
     sink: &mut dyn FnMut(FaultRecord),
 ) -> FaultCounts {
     let mut counts = FaultCounts::default();
-    let fsts = registers.fsts();
-    if fsts.into_bits() == u32::MAX || !(fsts.ppf() || fsts.pfo()) {
-        return counts;
+    for _ in 0..ROUNDS {
+        let fsts = registers.fsts();
+        if fsts.into_bits() == u32::MAX || !(fsts.ppf() || fsts.pfo()) {
+            return counts;
+        }
+        round(registers, cap, segment, fsts, &mut counts, sink);
     }
+    // 11.4.7.2: while PPF is set, another record is no new condition that the unit would send a message for.
+    counts.more = registers.fsts().ppf();
+    counts
+}
+
+fn round<M: Mmio, P: Platform>(
+    registers: &Registers<M, P>,
+    cap: Cap,
+    segment: u16,
+    fsts: Fsts,
+    counts: &mut FaultCounts,
+    sink: &mut dyn FnMut(FaultRecord),
+) {
     let number = cap.fault_recording_registers();
     let first = u16::from(fsts.fri());
     for step in 0..number {
@@ -41,5 +60,4 @@ pub(super) fn read<M: Mmio, P: Platform>(
         counts.overflows += 1;
         registers.clear_fsts(Fsts::new().with_pfo(true));
     }
-    counts
 }

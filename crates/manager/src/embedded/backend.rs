@@ -247,7 +247,7 @@ impl<M: Machine> Backend for EmbeddedBackend<M> {
         if std::mem::replace(&mut self.read, true) {
             return None;
         }
-        Some(Box::new(Refused(self.platform.clone())))
+        Some(Box::new(Refused { platform: self.platform.clone(), unrecorded: 0, more: false }))
     }
 
     fn claim(&mut self, devices: &[DeviceId]) -> Result<(), BackendError> {
@@ -377,12 +377,20 @@ impl<M: Machine> Backend for EmbeddedBackend<M> {
 }
 
 /// The unit's fault records.
-struct Refused<M: Machine>(Arc<Embedded<M>>);
+struct Refused<M: Machine> {
+    platform: Arc<Embedded<M>>,
+    /// Faults without a record that were told of.
+    unrecorded: u64,
+    /// Records wait of which no message will come.
+    more: bool,
+}
 
 impl<M: Machine> ViolationSource for Refused<M> {
     fn read(&mut self, timeout: Duration, sink: &mut dyn FnMut(Violation)) -> Result<u64, BackendError> {
-        self.0.wait_for_faults(timeout);
-        let counts = self.0.unit().read_faults(|record| {
+        if !self.more {
+            self.platform.wait_for_faults(timeout);
+        }
+        let counts = self.platform.unit().read_faults(|record| {
             let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             sink(Violation {
                 unit: Some(UnitId(0)),
@@ -393,7 +401,12 @@ impl<M: Machine> ViolationSource for Refused<M> {
                 count: 1,
             });
         });
-        // How many records an overflow cost the unit does not say; at least one each time.
-        Ok(counts.overflows + counts.unknown)
+        self.more = counts.more;
+        let lost = match self.platform.machine().unrecorded() {
+            Some(unrecorded) => unrecorded - std::mem::replace(&mut self.unrecorded, unrecorded),
+            // How many records an overflow cost the unit does not say; at least one each time.
+            None => counts.overflows,
+        };
+        Ok(lost + counts.unknown)
     }
 }

@@ -23,9 +23,9 @@ pub struct VtdOptions {
 }
 
 impl Default for VtdOptions {
-    /// A unit with everything that the model has.
+    /// A unit with everything that the model has, and room for as many faults as a unit can have.
     fn default() -> Self {
-        Self { unit: VtdConfig::full(), mode: None }
+        Self { unit: VtdConfig { fault_records: 256, ..VtdConfig::full() }, mode: None }
     }
 }
 
@@ -63,6 +63,10 @@ impl Machine for VtdMachine {
         let options = vtd::Options { segment, host_address_bits, mode, ..vtd::Options::default() };
         let driver = vtd::Vtd::start(VtdRegisters(model.clone()), host, options)?;
         Ok((Self(model), driver))
+    }
+
+    fn unrecorded(&self) -> Option<u64> {
+        Some(self.0.unrecorded_faults())
     }
 
     fn requester(number: u16) -> Requester {

@@ -250,7 +250,7 @@ async fn follow(
                     let own = session.operator || next.public || next.client.as_deref() == Some(session.policy.name.as_str());
                     let wanted = (events && next.said.event.is_some()) || (faults && next.said.fault.is_some());
                     if next.said.missed.is_some() && faults || own && wanted {
-                        say(&mut out, &next.said, true);
+                        say(&mut out, &*next.said, true);
                     }
                     if followed.is_empty() || out.len() >= COLLECT {
                         flush(stream, &mut out, &[]).await?;
@@ -270,10 +270,10 @@ async fn follow(
     }
 }
 
-/// What one who follows is told.
+/// What one who follows is told. Small, as there is room for many from the start.
 #[derive(Clone, Debug)]
 pub(super) struct Told {
-    pub(super) said: api::Followed,
+    pub(super) said: Arc<api::Followed>,
     /// Whose it is; others who are not operators do not see it.
     pub(super) client: Option<Arc<str>>,
     /// Everyone sees it.

@@ -221,7 +221,7 @@ impl Service {
                 let client = event.client.as_deref().map(Into::into);
                 // Who has what is the client's own affair; that a device comes or goes is everyone's.
                 let public = matches!(event.kind.as_str(), "appeared" | "disappeared" | "safe-state");
-                let said = api::Followed { event: Some(event), ..api::Followed::default() };
+                let said = Arc::new(api::Followed { event: Some(event), ..api::Followed::default() });
                 let _ = self.followers.send(Told { said, client, public });
             }
         }
@@ -295,12 +295,12 @@ impl Seen for Teller {
             }
             if follow {
                 let client = fault.client.as_deref().map(Into::into);
-                let said = api::Followed { fault: Some(fault), ..api::Followed::default() };
+                let said = Arc::new(api::Followed { fault: Some(fault), ..api::Followed::default() });
                 let _ = self.followers.send(Told { said, client, public: false });
             }
         }
         if more != 0 && follow {
-            let said = api::Followed { missed: Some(more), ..api::Followed::default() };
+            let said = Arc::new(api::Followed { missed: Some(more), ..api::Followed::default() });
             let _ = self.followers.send(Told { said, client: None, public: false });
         }
     }

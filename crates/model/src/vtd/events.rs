@@ -61,6 +61,10 @@ pub(super) struct Events {
     records: Vec<[u64; 2]>,
     /// The record that the next fault goes to.
     next: u16,
+    /// Records whose F is set.
+    waiting: u16,
+    /// Faults that found no room.
+    unrecorded: u64,
     /// Fault event registers.
     pub(super) fault: EventRegisters,
     /// ICS_REG.
@@ -78,6 +82,8 @@ impl Events {
             status: 0,
             records: vec![[0; 2]; usize::from(records.max(1))],
             next: 0,
+            waiting: 0,
+            unrecorded: 0,
             fault: EventRegisters::default(),
             completion_status: 0,
             completion: EventRegisters::default(),
@@ -87,16 +93,20 @@ impl Events {
 
     /// Whether the registers fit a unit with `records` fault recording registers.
     pub(super) fn fits(&self, records: u16) -> bool {
-        self.records.len() == usize::from(records) && usize::from(self.next) < self.records.len()
+        let waiting = self.records.iter().filter(|record| FrcdHigh::from_bits(record[1]).f()).count();
+        self.records.len() == usize::from(records)
+            && usize::from(self.next) < self.records.len()
+            && waiting == usize::from(self.waiting)
+    }
+
+    /// Faults that found no room, or were taken for another's, since reset.
+    pub(super) fn unrecorded(&self) -> u64 {
+        self.unrecorded
     }
 
     /// FSTS_REG.
     pub(super) fn status(&self) -> Fsts {
-        Fsts::from_bits(self.status).with_ppf(self.pending())
-    }
-
-    fn pending(&self) -> bool {
-        self.records.iter().any(|record| FrcdHigh::from_bits(record[1]).f())
+        Fsts::from_bits(self.status).with_ppf(self.waiting > 0)
     }
 
     /// Whether something is already being told of, so that more of it is no new condition (VT-d 11.4.7.2, IP).
@@ -109,6 +119,7 @@ impl Events {
     pub(super) fn record(&mut self, record: FaultRecord, collapse: bool) -> Option<Message> {
         let status = self.status();
         if status.pfo() {
+            self.unrecorded += 1;
             return None;
         }
         let same_source = |old: &[u64; 2]| {
@@ -116,15 +127,18 @@ impl Events {
             high.f() && high.sid() == record.high.sid()
         };
         if collapse && self.records.iter().any(same_source) {
+            self.unrecorded += 1;
             return None;
         }
         let signalled = self.is_signalled();
         let index = usize::from(self.next) % self.records.len();
         if FrcdHigh::from_bits(self.records[index][1]).f() {
             self.status = status.with_pfo(true).into_bits();
+            self.unrecorded += 1;
             return None;
         }
         self.records[index] = record.encode();
+        self.waiting += 1;
         if !status.ppf() {
             self.status = status.with_fri(index as u8).into_bits();
         }
@@ -180,7 +194,9 @@ impl Events {
             return;
         }
         if let Some(record) = self.records.get_mut(index) {
-            record[1] = FrcdHigh::from_bits(record[1]).with_f(false).into_bits();
+            let high = FrcdHigh::from_bits(record[1]);
+            self.waiting -= u16::from(high.f());
+            record[1] = high.with_f(false).into_bits();
         }
         self.settle_faults();
     }

@@ -112,6 +112,12 @@ impl VtdUnit {
         Port::new(Arc::clone(&self.engine), requester, pasid)
     }
 
+    /// Faults since reset of which no register kept a record, as none was free: software sees FSTS.PFO only.
+    #[must_use]
+    pub fn unrecorded_faults(&self) -> u64 {
+        locked(&self.vtd().events).unrecorded()
+    }
+
     fn vtd(&self) -> &Vtd {
         &self.engine.architecture
     }
