@@ -2,17 +2,19 @@
 //!
 //! Levels: Arm's level 3 is level 0 here, 2 is 1, 1 is 2, 0 is 3 and -1 is 4.
 
-use super::{Entry, Extension, Invalid, bits};
+use super::{
+    Attributes, Entry, Extension, Flags, Format, Inexpressible, Invalid, Leaf, Rights, TableEntry, bits,
+};
 use portcullis_spec::{Granule, Shareability};
 
-pub(super) const VALID: u64 = 1;
+const VALID: u64 = 1;
 /// A table at levels above 0, a page at level 0. Clear: a block above, reserved at level 0.
-pub(super) const TABLE_OR_PAGE: u64 = 1 << 1;
-pub(super) const SH: u64 = bits(9, 8);
-pub(super) const SH_AT: u32 = 8;
+const TABLE_OR_PAGE: u64 = 1 << 1;
+const SH: u64 = bits(9, 8);
+const SH_AT: u32 = 8;
 pub(super) const AF: u64 = 1 << 10;
 pub(super) const DBM: u64 = 1 << 51;
-pub(super) const CONTIGUOUS: u64 = 1 << 52;
+const CONTIGUOUS: u64 = 1 << 52;
 
 /// The shape of an Arm table.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -83,7 +85,7 @@ impl ArmShape {
     }
 
     #[inline]
-    pub(super) fn span_shift(&self, level: u8) -> u8 {
+    fn span_shift(&self, level: u8) -> u8 {
         self.granule.shift() + level * (self.granule.shift() - 3)
     }
 
@@ -100,7 +102,7 @@ impl ArmShape {
 
     /// D8.6.1, the contiguous bit: log2 of the entries of a run at `level`, 0 where there is none.
     #[inline]
-    pub(super) fn run_bits(&self, level: u8) -> u8 {
+    fn run_bits(&self, level: u8) -> u8 {
         match (self.granule, level) {
             (Granule::Size4K, 0..=2) => 4,
             (Granule::Size16K, 0) => 7,
@@ -110,7 +112,7 @@ impl ArmShape {
     }
 
     #[inline]
-    pub(super) fn page_sizes(&self) -> u64 {
+    fn page_sizes(&self) -> u64 {
         let mut sizes = 0;
         for level in 0..self.levels {
             if self.has_leaves(level) {
@@ -138,7 +140,7 @@ impl ArmShape {
 
     /// A descriptor's address bits.
     #[inline]
-    pub(super) fn place(&self, address: u64) -> u64 {
+    fn place(&self, address: u64) -> u64 {
         if self.lpa2 {
             address & bits(49, 12) | (address >> 42) & bits(9, 8)
         } else {
@@ -148,7 +150,7 @@ impl ArmShape {
 
     /// What kind of descriptor this is; a leaf with its address, size and run.
     #[inline(always)]
-    pub(super) fn classify(&self, level: u8, raw: u64) -> Kind {
+    fn classify(&self, level: u8, raw: u64) -> Kind {
         if raw & VALID == 0 {
             return Kind::Other(Entry::Empty);
         }
@@ -172,7 +174,7 @@ impl ArmShape {
 
     /// Type, address, AF-independent bits that both stages write alike.
     #[inline]
-    pub(super) fn leaf_bits(&self, level: u8, shift: u8, address: u64) -> u64 {
+    fn leaf_bits(&self, level: u8, shift: u8, address: u64) -> u64 {
         let mut raw = VALID | self.place(address);
         if level == 0 {
             raw |= TABLE_OR_PAGE;
@@ -185,7 +187,7 @@ impl ArmShape {
 
     /// D8.6.2. With FEAT_LPA2 the field holds address bits, and shareability comes from the context.
     #[inline]
-    pub(super) fn shareability(&self, raw: u64) -> Shareability {
+    fn shareability(&self, raw: u64) -> Shareability {
         if self.lpa2 {
             return Shareability::Default;
         }
@@ -209,19 +211,170 @@ impl ArmShape {
             Shareability::Default | Shareability::Inner => 3 << SH_AT,
         })
     }
-
-    #[inline]
-    pub(super) fn extension(upper: bool) -> Extension {
-        if upper { Extension::Ones } else { Extension::Zero }
-    }
 }
 
 /// What a descriptor is.
-pub(super) enum Kind {
+enum Kind {
     /// Leads to a table.
     Table { address: u64 },
     /// A block or page.
     Leaf { address: u64, shift: u8, run_shift: u8 },
     /// Empty or invalid.
     Other(Entry),
+}
+
+/// What a stage's descriptors say in bits of their own.
+pub trait ArmStage: Copy {
+    /// The shape of the tables.
+    fn shape(&self) -> &ArmShape;
+
+    /// What the input bits above the input size are.
+    fn extension(&self) -> Extension;
+
+    /// Whether DBM is heeded: a page with it is writable, and dirty once its write permission is set.
+    fn manages_dirty(&self) -> bool;
+
+    /// What a table permits below it.
+    fn table_rights(&self, raw: u64) -> Rights;
+
+    /// The rights of a leaf and its flags but for Accessed and Dirty. `writable` says whether it may be written at all.
+    fn leaf_rights(&self, raw: u64, writable: bool) -> (Rights, Flags);
+
+    /// Whether the leaf's write permission is set.
+    fn has_write(&self, raw: u64) -> bool;
+
+    /// The leaf with its write permission set or not.
+    fn with_write(&self, raw: u64, set: bool) -> u64;
+
+    /// The bits of the rights but for the write permission, and of the flags but for Accessed and Dirty.
+    fn place_rights(&self, rights: Rights, flags: Flags) -> u64;
+
+    /// The bits that name the memory type, from bit 2.
+    fn memory_types(&self) -> u64;
+
+    /// Whether the descriptor can hold these rights.
+    fn has_rights(&self, rights: Rights) -> bool;
+
+    /// Whether the memory type is one of device memory.
+    fn is_device(&self, memory_type: u8) -> bool;
+}
+
+const MEMORY_TYPE_AT: u32 = 2;
+
+impl<S: ArmStage> Format for S {
+    #[inline]
+    fn levels(&self) -> u8 {
+        self.shape().levels
+    }
+
+    #[inline]
+    fn granule_shift(&self) -> u8 {
+        self.shape().granule.shift()
+    }
+
+    #[inline]
+    fn input_bits(&self) -> u8 {
+        self.shape().input_bits
+    }
+
+    #[inline]
+    fn extension(&self) -> Extension {
+        ArmStage::extension(self)
+    }
+
+    #[inline]
+    fn output_bits(&self) -> u8 {
+        self.shape().output_bits
+    }
+
+    #[inline]
+    fn page_sizes(&self) -> u64 {
+        self.shape().page_sizes()
+    }
+
+    #[inline]
+    fn break_before_make(&self) -> bool {
+        self.shape().break_before_make
+    }
+
+    #[inline(always)]
+    fn decode(&self, level: u8, raw: u64) -> Entry {
+        match self.shape().classify(level, raw) {
+            Kind::Other(entry) => entry,
+            Kind::Table { address } => Entry::Table(TableEntry {
+                address,
+                level: level - 1,
+                rights: self.table_rights(raw),
+                flags: Flags::empty(),
+            }),
+            Kind::Leaf { address, shift, run_shift } => {
+                let write = self.has_write(raw);
+                let managed = self.manages_dirty() && raw & DBM != 0;
+                let (rights, mut flags) = self.leaf_rights(raw, write || managed);
+                flags.set(Flags::ACCESSED, raw & AF != 0);
+                flags.set(Flags::DIRTY, write && managed);
+                let attributes = Attributes {
+                    rights,
+                    flags,
+                    memory_type: ((raw & self.memory_types()) >> MEMORY_TYPE_AT) as u8,
+                    shareability: self.shape().shareability(raw),
+                    force_snoop: false,
+                };
+                Entry::Leaf(Leaf { address, shift, run_shift, attributes })
+            }
+        }
+    }
+
+    #[inline]
+    fn encode_table(&self, _level: u8, address: u64) -> u64 {
+        self.shape().place(address) | TABLE_OR_PAGE | VALID
+    }
+
+    /// A writable page whose dirty state is managed has DBM, and the write permission only once it is dirty.
+    #[inline]
+    fn encode_leaf(&self, level: u8, shift: u8, address: u64, attributes: &Attributes) -> u64 {
+        let Attributes { rights, flags, memory_type, shareability, .. } = *attributes;
+        let mut raw = self.shape().leaf_bits(level, shift, address)
+            | u64::from(memory_type) << MEMORY_TYPE_AT
+            | self.shape().place_shareability(shareability).unwrap_or(0)
+            | self.place_rights(rights, flags);
+        let writable = rights.contains(Rights::WRITE);
+        if writable && self.manages_dirty() {
+            raw |= DBM;
+        }
+        if flags.contains(Flags::ACCESSED) {
+            raw |= AF;
+        }
+        self.with_write(raw, writable && (!self.manages_dirty() || flags.contains(Flags::DIRTY)))
+    }
+
+    #[inline]
+    fn expressible(&self, attributes: &Attributes) -> Result<(), Inexpressible> {
+        let types = self.memory_types() >> MEMORY_TYPE_AT;
+        let fits = self.has_rights(attributes.rights)
+            && u64::from(attributes.memory_type) <= types
+            && self.shape().place_shareability(attributes.shareability).is_some()
+            && !attributes.force_snoop;
+        if fits { Ok(()) } else { Err(Inexpressible) }
+    }
+
+    #[inline]
+    fn is_device(&self, attributes: &Attributes) -> bool {
+        ArmStage::is_device(self, attributes.memory_type)
+    }
+
+    #[inline]
+    fn with_accessed(&self, level: u8, raw: u64) -> u64 {
+        if level != 0 && raw & TABLE_OR_PAGE != 0 { raw } else { raw | AF }
+    }
+
+    #[inline]
+    fn with_dirty(&self, _level: u8, raw: u64) -> u64 {
+        if self.manages_dirty() && raw & DBM != 0 { self.with_write(raw, true) } else { raw }
+    }
+
+    #[inline]
+    fn without_dirty(&self, _level: u8, raw: u64) -> u64 {
+        if self.manages_dirty() && raw & DBM != 0 { self.with_write(raw, false) } else { raw }
+    }
 }

@@ -3,8 +3,8 @@
 //! Tables limit what is below by APTable, UXNTable and PXNTable. Memory type: AttrIndx, an index into MAIR. That what unprivileged requests
 //! may write is not executed by privileged ones is a rule upon the rights, and not seen in them.
 
-use super::arm::{AF, ArmShape, DBM, Kind, TABLE_OR_PAGE, VALID};
-use super::{Attributes, Entry, Extension, Flags, Format, Inexpressible, Leaf, Rights, TableEntry, bits};
+use super::arm::{ArmShape, ArmStage};
+use super::{Extension, Flags, Rights, bits};
 use portcullis_spec::Granule;
 
 const ATTR_INDX: u64 = bits(4, 2);
@@ -44,96 +44,58 @@ impl ArmStage1 {
     }
 }
 
-impl Format for ArmStage1 {
+impl ArmStage for ArmStage1 {
     #[inline]
-    fn levels(&self) -> u8 {
-        self.shape.levels
-    }
-
-    #[inline]
-    fn granule_shift(&self) -> u8 {
-        self.shape.granule.shift()
-    }
-
-    #[inline]
-    fn input_bits(&self) -> u8 {
-        self.shape.input_bits
+    fn shape(&self) -> &ArmShape {
+        &self.shape
     }
 
     #[inline]
     fn extension(&self) -> Extension {
-        ArmShape::extension(self.upper)
+        if self.upper { Extension::Ones } else { Extension::Zero }
     }
 
     #[inline]
-    fn output_bits(&self) -> u8 {
-        self.shape.output_bits
+    fn manages_dirty(&self) -> bool {
+        self.dirty
     }
 
     #[inline]
-    fn page_sizes(&self) -> u64 {
-        self.shape.page_sizes()
+    fn table_rights(&self, raw: u64) -> Rights {
+        let mut rights = Rights::all();
+        rights.set(Rights::USER, raw & AP_TABLE_PRIVILEGED == 0);
+        rights.set(Rights::WRITE, raw & AP_TABLE_READ_ONLY == 0);
+        rights.set(Rights::EXECUTE, raw & UXN_TABLE == 0);
+        rights.set(Rights::PRIVILEGED_EXECUTE, raw & PXN_TABLE == 0);
+        rights
     }
 
     #[inline]
-    fn break_before_make(&self) -> bool {
-        self.shape.break_before_make
-    }
-
-    #[inline(always)]
-    fn decode(&self, level: u8, raw: u64) -> Entry {
-        match self.shape.classify(level, raw) {
-            Kind::Other(entry) => entry,
-            Kind::Table { address } => {
-                let mut rights = Rights::all();
-                rights.set(Rights::USER, raw & AP_TABLE_PRIVILEGED == 0);
-                rights.set(Rights::WRITE, raw & AP_TABLE_READ_ONLY == 0);
-                rights.set(Rights::EXECUTE, raw & UXN_TABLE == 0);
-                rights.set(Rights::PRIVILEGED_EXECUTE, raw & PXN_TABLE == 0);
-                Entry::Table(TableEntry { address, level: level - 1, rights, flags: Flags::empty() })
-            }
-            Kind::Leaf { address, shift, run_shift } => {
-                let writable = raw & AP_READ_ONLY == 0;
-                let managed = self.dirty && raw & DBM != 0;
-                let mut rights = Rights::READ;
-                rights.set(Rights::WRITE, writable || managed);
-                rights.set(Rights::USER, raw & AP_UNPRIVILEGED != 0);
-                rights.set(Rights::EXECUTE, raw & UXN == 0);
-                rights.set(Rights::PRIVILEGED_EXECUTE, raw & PXN == 0);
-                let mut flags = Flags::empty();
-                flags.set(Flags::ACCESSED, raw & AF != 0);
-                flags.set(Flags::DIRTY, writable && managed);
-                flags.set(Flags::GLOBAL, raw & NG == 0);
-                flags.set(Flags::NON_SECURE, raw & NS != 0);
-                let attributes = Attributes {
-                    rights,
-                    flags,
-                    memory_type: ((raw & ATTR_INDX) >> 2) as u8,
-                    shareability: self.shape.shareability(raw),
-                    force_snoop: false,
-                };
-                Entry::Leaf(Leaf { address, shift, run_shift, attributes })
-            }
-        }
+    fn leaf_rights(&self, raw: u64, writable: bool) -> (Rights, Flags) {
+        let mut rights = Rights::READ;
+        rights.set(Rights::WRITE, writable);
+        rights.set(Rights::USER, raw & AP_UNPRIVILEGED != 0);
+        rights.set(Rights::EXECUTE, raw & UXN == 0);
+        rights.set(Rights::PRIVILEGED_EXECUTE, raw & PXN == 0);
+        let mut flags = Flags::empty();
+        flags.set(Flags::GLOBAL, raw & NG == 0);
+        flags.set(Flags::NON_SECURE, raw & NS != 0);
+        (rights, flags)
     }
 
     #[inline]
-    fn encode_table(&self, _level: u8, address: u64) -> u64 {
-        self.shape.place(address) | TABLE_OR_PAGE | VALID
+    fn has_write(&self, raw: u64) -> bool {
+        raw & AP_READ_ONLY == 0
     }
 
-    /// A writable page whose dirty state is managed is read-only with DBM until it is dirty.
     #[inline]
-    fn encode_leaf(&self, level: u8, shift: u8, address: u64, attributes: &Attributes) -> u64 {
-        let Attributes { rights, flags, memory_type, shareability, .. } = *attributes;
-        let mut raw = self.shape.leaf_bits(level, shift, address) | u64::from(memory_type) << 2;
-        raw |= self.shape.place_shareability(shareability).unwrap_or(0);
-        if rights.contains(Rights::WRITE) && self.dirty {
-            raw |= DBM;
-        }
-        if !rights.contains(Rights::WRITE) || self.dirty && !flags.contains(Flags::DIRTY) {
-            raw |= AP_READ_ONLY;
-        }
+    fn with_write(&self, raw: u64, set: bool) -> u64 {
+        if set { raw & !AP_READ_ONLY } else { raw | AP_READ_ONLY }
+    }
+
+    #[inline]
+    fn place_rights(&self, rights: Rights, flags: Flags) -> u64 {
+        let mut raw = 0;
         if rights.contains(Rights::USER) {
             raw |= AP_UNPRIVILEGED;
         }
@@ -142,9 +104,6 @@ impl Format for ArmStage1 {
         }
         if !rights.contains(Rights::PRIVILEGED_EXECUTE) {
             raw |= PXN;
-        }
-        if flags.contains(Flags::ACCESSED) {
-            raw |= AF;
         }
         if !flags.contains(Flags::GLOBAL) {
             raw |= NG;
@@ -156,26 +115,18 @@ impl Format for ArmStage1 {
     }
 
     #[inline]
-    fn expressible(&self, attributes: &Attributes) -> Result<(), Inexpressible> {
-        let fits = attributes.rights.contains(Rights::READ)
-            && attributes.memory_type < 8
-            && self.shape.place_shareability(attributes.shareability).is_some()
-            && !attributes.force_snoop;
-        if fits { Ok(()) } else { Err(Inexpressible) }
+    fn memory_types(&self) -> u64 {
+        ATTR_INDX
     }
 
     #[inline]
-    fn with_accessed(&self, level: u8, raw: u64) -> u64 {
-        if level != 0 && raw & TABLE_OR_PAGE != 0 { raw } else { raw | AF }
+    fn has_rights(&self, rights: Rights) -> bool {
+        rights.contains(Rights::READ)
     }
 
+    /// What an index stands for is MAIR's to say.
     #[inline]
-    fn with_dirty(&self, _level: u8, raw: u64) -> u64 {
-        if self.dirty && raw & DBM != 0 { raw & !AP_READ_ONLY } else { raw }
-    }
-
-    #[inline]
-    fn without_dirty(&self, _level: u8, raw: u64) -> u64 {
-        if self.dirty && raw & DBM != 0 { raw | AP_READ_ONLY } else { raw }
+    fn is_device(&self, _memory_type: u8) -> bool {
+        false
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! Up to 16 root tables lie side by side and are one larger root. Tables limit nothing. Memory type: MemAttr\[3:0\].
 
-use super::arm::{AF, ArmShape, DBM, Kind, TABLE_OR_PAGE, VALID};
-use super::{Attributes, Entry, Extension, Flags, Format, Inexpressible, Leaf, Rights, TableEntry, bits};
+use super::arm::{ArmShape, ArmStage};
+use super::{Extension, Flags, Rights, bits};
 use portcullis_spec::Granule;
 
 const MEM_ATTR: u64 = bits(5, 2);
@@ -45,20 +45,10 @@ impl ArmStage2 {
     }
 }
 
-impl Format for ArmStage2 {
+impl ArmStage for ArmStage2 {
     #[inline]
-    fn levels(&self) -> u8 {
-        self.shape.levels
-    }
-
-    #[inline]
-    fn granule_shift(&self) -> u8 {
-        self.shape.granule.shift()
-    }
-
-    #[inline]
-    fn input_bits(&self) -> u8 {
-        self.shape.input_bits
+    fn shape(&self) -> &ArmShape {
+        &self.shape
     }
 
     #[inline]
@@ -67,76 +57,42 @@ impl Format for ArmStage2 {
     }
 
     #[inline]
-    fn output_bits(&self) -> u8 {
-        self.shape.output_bits
+    fn manages_dirty(&self) -> bool {
+        self.dirty
     }
 
     #[inline]
-    fn page_sizes(&self) -> u64 {
-        self.shape.page_sizes()
+    fn table_rights(&self, _raw: u64) -> Rights {
+        Rights::all()
     }
 
     #[inline]
-    fn break_before_make(&self) -> bool {
-        self.shape.break_before_make
-    }
-
-    #[inline(always)]
-    fn decode(&self, level: u8, raw: u64) -> Entry {
-        match self.shape.classify(level, raw) {
-            Kind::Other(entry) => entry,
-            Kind::Table { address } => Entry::Table(TableEntry {
-                address,
-                level: level - 1,
-                rights: Rights::all(),
-                flags: Flags::empty(),
-            }),
-            Kind::Leaf { address, shift, run_shift } => {
-                let writable = raw & S2AP_WRITE != 0;
-                let managed = self.dirty && raw & DBM != 0;
-                let never = raw & XN1 != 0;
-                let differs = self.xnx && raw & XN0 != 0;
-                let mut rights = Rights::USER;
-                rights.set(Rights::READ, raw & S2AP_READ != 0);
-                rights.set(Rights::WRITE, writable || managed);
-                rights.set(Rights::EXECUTE, !never);
-                rights.set(Rights::PRIVILEGED_EXECUTE, never == differs);
-                let mut flags = Flags::empty();
-                flags.set(Flags::ACCESSED, raw & AF != 0);
-                flags.set(Flags::DIRTY, writable && managed);
-                let attributes = Attributes {
-                    rights,
-                    flags,
-                    memory_type: ((raw & MEM_ATTR) >> 2) as u8,
-                    shareability: self.shape.shareability(raw),
-                    force_snoop: false,
-                };
-                Entry::Leaf(Leaf { address, shift, run_shift, attributes })
-            }
-        }
+    fn leaf_rights(&self, raw: u64, writable: bool) -> (Rights, Flags) {
+        let never = raw & XN1 != 0;
+        let differs = self.xnx && raw & XN0 != 0;
+        let mut rights = Rights::USER;
+        rights.set(Rights::READ, raw & S2AP_READ != 0);
+        rights.set(Rights::WRITE, writable);
+        rights.set(Rights::EXECUTE, !never);
+        rights.set(Rights::PRIVILEGED_EXECUTE, never == differs);
+        (rights, Flags::empty())
     }
 
     #[inline]
-    fn encode_table(&self, _level: u8, address: u64) -> u64 {
-        self.shape.place(address) | TABLE_OR_PAGE | VALID
+    fn has_write(&self, raw: u64) -> bool {
+        raw & S2AP_WRITE != 0
     }
 
-    /// A writable page whose dirty state is managed has DBM, and the write permission only once it is dirty.
     #[inline]
-    fn encode_leaf(&self, level: u8, shift: u8, address: u64, attributes: &Attributes) -> u64 {
-        let Attributes { rights, flags, memory_type, shareability, .. } = *attributes;
-        let mut raw = self.shape.leaf_bits(level, shift, address) | u64::from(memory_type) << 2;
-        raw |= self.shape.place_shareability(shareability).unwrap_or(0);
+    fn with_write(&self, raw: u64, set: bool) -> u64 {
+        if set { raw | S2AP_WRITE } else { raw & !S2AP_WRITE }
+    }
+
+    #[inline]
+    fn place_rights(&self, rights: Rights, _flags: Flags) -> u64 {
+        let mut raw = 0;
         if rights.contains(Rights::READ) {
             raw |= S2AP_READ;
-        }
-        if rights.contains(Rights::WRITE) {
-            if self.dirty {
-                raw |= DBM;
-            }
-            if !self.dirty || flags.contains(Flags::DIRTY) {
-                raw |= S2AP_WRITE;
-            }
         }
         let execute = rights.contains(Rights::EXECUTE);
         if !execute {
@@ -145,42 +101,23 @@ impl Format for ArmStage2 {
         if execute != rights.contains(Rights::PRIVILEGED_EXECUTE) {
             raw |= XN0;
         }
-        if flags.contains(Flags::ACCESSED) {
-            raw |= AF;
-        }
         raw
     }
 
     #[inline]
-    fn expressible(&self, attributes: &Attributes) -> Result<(), Inexpressible> {
-        let rights = attributes.rights;
+    fn memory_types(&self) -> u64 {
+        MEM_ATTR
+    }
+
+    #[inline]
+    fn has_rights(&self, rights: Rights) -> bool {
         let fetches_alike = rights.contains(Rights::EXECUTE) == rights.contains(Rights::PRIVILEGED_EXECUTE);
-        let fits = rights.contains(Rights::USER)
-            && (self.xnx || fetches_alike)
-            && attributes.memory_type < 16
-            && self.shape.place_shareability(attributes.shareability).is_some()
-            && !attributes.force_snoop;
-        if fits { Ok(()) } else { Err(Inexpressible) }
+        rights.contains(Rights::USER) && (self.xnx || fetches_alike)
     }
 
     /// MemAttr\[3:2\] clear, without FEAT_S2FWB.
     #[inline]
-    fn is_device(&self, attributes: &Attributes) -> bool {
-        attributes.memory_type & 0b1100 == 0
-    }
-
-    #[inline]
-    fn with_accessed(&self, level: u8, raw: u64) -> u64 {
-        if level != 0 && raw & TABLE_OR_PAGE != 0 { raw } else { raw | AF }
-    }
-
-    #[inline]
-    fn with_dirty(&self, _level: u8, raw: u64) -> u64 {
-        if self.dirty && raw & DBM != 0 { raw | S2AP_WRITE } else { raw }
-    }
-
-    #[inline]
-    fn without_dirty(&self, _level: u8, raw: u64) -> u64 {
-        if self.dirty && raw & DBM != 0 { raw & !S2AP_WRITE } else { raw }
+    fn is_device(&self, memory_type: u8) -> bool {
+        memory_type & 0b1100 == 0
     }
 }
