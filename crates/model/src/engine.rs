@@ -263,6 +263,12 @@ impl<A: Architecture> Engine<A> {
         self.gate.drain();
     }
 
+    /// Does something inside the guard, as a transaction is done: short, and waiting for nothing.
+    pub(crate) fn guarded<R>(&self, something: impl FnOnce() -> R) -> R {
+        let _guard = self.gate.enter(0);
+        something()
+    }
+
     /// Translates the first byte of a transaction.
     ///
     /// # Errors

@@ -1,6 +1,8 @@
 //! Where interrupt messages go.
 
-use portcullis_spec::Requester;
+use portcullis_spec::{PhysAddr, Requester};
+
+use crate::memory::GuestMemory;
 
 /// A message signalled interrupt: a 32-bit write to an address that a machine's interrupt controllers watch.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -37,6 +39,9 @@ pub trait InterruptSink: Send + Sync {
     fn set_wire(&self, wire: u8, asserted: bool) {
         let _ = (wire, asserted);
     }
+
+    /// Wakes processors that wait for an event (Arm SEV). A machine without such processors need not implement it.
+    fn wake(&self) {}
 }
 
 /// Takes every message and drops it.
@@ -46,4 +51,17 @@ impl InterruptSink for NoInterrupts {
     fn send(&self, _message: Message) -> Result<(), Undelivered> {
         Ok(())
     }
+}
+
+/// Does a unit's own 32-bit write: to memory where there is some, and otherwise as a message to the interrupt controllers.
+///
+/// # Errors
+/// Where neither takes it.
+pub(crate) fn deliver(
+    memory: &dyn GuestMemory,
+    sink: &dyn InterruptSink,
+    address: u64,
+    data: u32,
+) -> Result<(), Undelivered> {
+    memory.store32(PhysAddr(address), data).or_else(|_| sink.send(Message { source: None, address, data }))
 }

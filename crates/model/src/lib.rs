@@ -1,6 +1,6 @@
 //! IOMMUs as device models.
 //!
-//! An architecture's folder ([`vtd`], [`riscv`]) holds its register file, its commands and records, and the look-up from tables to
+//! An architecture's folder ([`vtd`], [`smmuv3`], [`riscv`]) holds its register file, its commands and records, and the look-up from tables to
 //! [`Context`](portcullis_spec::Context). All that follows from a context is common: [`engine`] is the way of a transaction,
 //! [`translate`] the walk with permissions and flags, [`contexts`] and [`space`] the caches, [`gate`] the drain.
 //!
@@ -20,6 +20,7 @@ pub mod refusal;
 pub mod registers;
 pub mod ring;
 pub mod riscv;
+pub mod smmuv3;
 pub mod space;
 pub mod translate;
 pub mod vtd;

@@ -94,9 +94,73 @@ impl Ring {
     }
 }
 
+/// Indexes of a ring of `1 << log2` entries that carry a wrap bit above the index (Arm SMMUv3 3.5.1): the ring is empty
+/// where producer and consumer are equal, and full where only their wrap bits differ.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct WrappingRing {
+    /// First byte.
+    pub base: PhysAddr,
+    /// log2 of the entries; at most 30.
+    pub log2: u8,
+    /// log2 of an entry's bytes.
+    pub entry_shift: u8,
+}
+
+impl WrappingRing {
+    /// The bits of an index and its wrap bit.
+    const fn mask(self) -> u32 {
+        (2 << self.log2) - 1
+    }
+
+    /// Whether nothing lies between consumer and producer.
+    #[must_use]
+    pub const fn is_empty(self, producer: u32, consumer: u32) -> bool {
+        (producer ^ consumer) & self.mask() == 0
+    }
+
+    /// Whether there is no room for another entry.
+    #[must_use]
+    pub const fn is_full(self, producer: u32, consumer: u32) -> bool {
+        (producer ^ consumer) & self.mask() == 1 << self.log2
+    }
+
+    /// How many entries lie from `consumer` up to `producer`: at most the whole ring, whatever software wrote.
+    #[must_use]
+    pub const fn distance(self, producer: u32, consumer: u32) -> u32 {
+        let distance = producer.wrapping_sub(consumer) & self.mask();
+        if distance > 1 << self.log2 { 1 << self.log2 } else { distance }
+    }
+
+    /// The index after `index`, with its wrap bit.
+    #[must_use]
+    pub const fn next(self, index: u32) -> u32 {
+        index.wrapping_add(1) & self.mask()
+    }
+
+    /// Where the entry with this index lies.
+    #[must_use]
+    pub const fn entry(self, index: u32) -> PhysAddr {
+        let index = index & (self.mask() >> 1);
+        PhysAddr(self.base.0.wrapping_add((index as u64) << self.entry_shift))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_wrap_bit_tells_full_from_empty() {
+        let ring = WrappingRing { base: PhysAddr(0x1000), log2: 2, entry_shift: 5 };
+        assert!(ring.is_empty(5, 5) && !ring.is_full(5, 5));
+        assert!(ring.is_full(1, 5) && !ring.is_empty(1, 5));
+        assert_eq!([0, 3, 4, 7].map(|index| ring.next(index)), [1, 4, 5, 0]);
+        assert_eq!(ring.entry(3), ring.entry(7));
+        assert_eq!(ring.entry(7), PhysAddr(0x1060));
+        assert_eq!(ring.distance(1, 6), 3);
+        // More than the ring holds: software wrote nonsense, and at most the ring is looked at.
+        assert_eq!(ring.distance(7, 0), 4);
+    }
 
     const RING: Ring = Ring { base: PhysAddr(0x1000), size_shift: 12, entry_shift: 4 };
 

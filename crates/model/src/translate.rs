@@ -366,12 +366,51 @@ fn on_table(refusal: Refusal, ipa: Ipa, root: bool, write: bool) -> Refusal {
     Refusal { ipa: Some(ipa), table: Some(FirstStageTable { root, write }), ..refusal }
 }
 
+/// Translates `input` by the first of two stages alone: the second translates its tables only. The page's base is an address
+/// between the stages.
+///
+/// # Errors
+/// [`Refusal`] says why not.
+pub(crate) fn first_of_two(
+    memory: &dyn GuestMemory,
+    first: &FormattedStage<Ipa>,
+    second: &FormattedStage<PhysAddr>,
+    input: Iova,
+    request: Request,
+) -> Result<PageTranslation, Refusal> {
+    // An output is at most 56 bits wide: one page holds them all.
+    let unchanged = PageTranslation {
+        base: PhysAddr(0),
+        shift: 56,
+        user: Access::all(),
+        privileged: Access::all(),
+        dirty: true,
+        attributes: MemoryAttributes::default(),
+    };
+    through_first(memory, first, second, input, request, |_| Ok(unchanged))
+}
+
 fn two_stages(
     memory: &dyn GuestMemory,
     first: &FormattedStage<Ipa>,
     second: &FormattedStage<PhysAddr>,
     input: Iova,
     request: Request,
+) -> Result<PageTranslation, Refusal> {
+    through_first(memory, first, second, input, request, |ipa| {
+        one_stage(memory, second, StageNumber::Second, ipa, request)
+            .map_err(|refusal| Refusal { ipa: Some(ipa), ..refusal })
+    })
+}
+
+/// The way through a first stage whose tables lie behind a second; `finish` translates its output.
+fn through_first(
+    memory: &dyn GuestMemory,
+    first: &FormattedStage<Ipa>,
+    second: &FormattedStage<PhysAddr>,
+    input: Iova,
+    request: Request,
+    finish: impl Fn(Ipa) -> Result<PageTranslation, Refusal>,
 ) -> Result<PageTranslation, Refusal> {
     let FormattedStage { stage: Stage { root, rules, .. }, format } = first;
     if out_of_range(&first.stage, input.0) {
@@ -410,8 +449,7 @@ fn two_stages(
         for step in walk.steps() {
             flagged(format, *rules, StageNumber::First, step, write && step.level == mapping.level)?;
         }
-        let page = one_stage(memory, second, StageNumber::Second, mapping.address, request)
-            .map_err(|refusal| Refusal { ipa: Some(mapping.address), ..refusal })?;
+        let page = finish(mapping.address)?;
         for step in walk.steps() {
             let new =
                 flagged(format, *rules, StageNumber::First, step, write && step.level == mapping.level)?;

@@ -25,11 +25,14 @@ pub struct ArmShape {
     pub levels: u8,
     /// Input address bits: 64 - TxSZ.
     pub input_bits: u8,
-    /// Output address bits, 32 to 52 (IPS, S2PS). 52 with 64 KiB granules moves address bits 51:48 to 15:12 (FEAT_LPA).
+    /// Output address bits, 32 to 52 (IPS, S2PS). Addresses above it fault.
     pub output_bits: u8,
     /// FEAT_LPA2 with 4 and 16 KiB granules (TCR.DS): address bits 51:50 are in 9:8, where SH is otherwise, and blocks one
     /// level further up exist.
     pub lpa2: bool,
+    /// FEAT_LPA with 64 KiB granules: address bits 51:48 are in 15:12, and blocks one level further up exist. The unit's own
+    /// output size decides, not that of the tables.
+    pub lpa: bool,
     /// Whether the contiguous hint is written. It is read in any case.
     pub contiguous: bool,
     /// A live entry must be broken before one of another size takes its place (hardware without BBML 2).
@@ -71,6 +74,7 @@ impl ArmShape {
             input_bits,
             output_bits,
             lpa2,
+            lpa: shift == 16 && output_bits > 48,
             contiguous: true,
             break_before_make: true,
         })
@@ -95,7 +99,7 @@ impl ArmShape {
         let highest = match self.granule {
             Granule::Size4K => 2,
             Granule::Size16K => 1,
-            Granule::Size64K => 1 + u8::from(self.output_bits > 48),
+            Granule::Size64K => 1 + u8::from(self.lpa),
         };
         level <= highest + u8::from(self.lpa2)
     }
@@ -133,8 +137,7 @@ impl ArmShape {
             (raw & bits(49, 12) | (raw & bits(9, 8)) << 42) & (u64::MAX << shift)
         } else {
             let low = raw & bits(47, 12) & (u64::MAX << shift);
-            let far = self.output_bits > 48 && matches!(self.granule, Granule::Size64K);
-            if far { low | (raw & bits(15, 12)) << 36 } else { low }
+            if self.lpa { low | (raw & bits(15, 12)) << 36 } else { low }
         }
     }
 

@@ -30,6 +30,8 @@ pub struct ArmStage1 {
     pub upper: bool,
     /// The unit manages dirty state (CD.HD): a read-only page with DBM is writable and clean. DBM is ignored otherwise.
     pub dirty: bool,
+    /// Tables limit nothing (TCR.HPD, CD.HAD): APTable, UXNTable and PXNTable are ignored.
+    pub no_hierarchy: bool,
 }
 
 impl ArmStage1 {
@@ -38,7 +40,7 @@ impl ArmStage1 {
     pub const fn new(granule: Granule, input_bits: u8, output_bits: u8, upper: bool) -> Option<Self> {
         let start_level = ArmShape::start_level(granule, input_bits);
         match ArmShape::new(granule, input_bits, output_bits, start_level, 1) {
-            Some(shape) => Some(Self { shape, upper, dirty: false }),
+            Some(shape) => Some(Self { shape, upper, dirty: false, no_hierarchy: false }),
             None => None,
         }
     }
@@ -62,6 +64,7 @@ impl ArmStage for ArmStage1 {
 
     #[inline]
     fn table_rights(&self, raw: u64) -> Rights {
+        let raw = if self.no_hierarchy { 0 } else { raw };
         let mut rights = Rights::all();
         rights.set(Rights::USER, raw & AP_TABLE_PRIVILEGED == 0);
         rights.set(Rights::WRITE, raw & AP_TABLE_READ_ONLY == 0);

@@ -345,6 +345,15 @@ pub enum CommandError {
     Parameter,
 }
 
+macro_rules! tri {
+    ($result:expr) => {
+        match $result {
+            Ok(value) => value,
+            Err(error) => return Err(error),
+        }
+    };
+}
+
 const ADDRESS_55_2: u64 = 0x00ff_ffff_ffff_fffc;
 
 impl Command {
@@ -374,14 +383,16 @@ impl Command {
             opcode::CFGI_CD_ALL => Self::CfgiCdAll { streamid },
             opcode::TLBI_NH_ALL => Self::TlbiNhAll { vmid },
             opcode::TLBI_NH_ASID => Self::TlbiNhAsid { vmid, asid },
-            opcode::TLBI_NH_VA => Self::TlbiNhVa { vmid, asid, range: range(words, range_invalidation) },
-            opcode::TLBI_NH_VAA => Self::TlbiNhVaa { vmid, range: range(words, range_invalidation) },
+            opcode::TLBI_NH_VA => {
+                Self::TlbiNhVa { vmid, asid, range: tri!(range(words, range_invalidation)) }
+            }
+            opcode::TLBI_NH_VAA => Self::TlbiNhVaa { vmid, range: tri!(range(words, range_invalidation)) },
             opcode::TLBI_EL2_ALL => Self::TlbiEl2All,
             opcode::TLBI_EL2_ASID => Self::TlbiEl2Asid { asid },
-            opcode::TLBI_EL2_VA => Self::TlbiEl2Va { asid, range: range(words, range_invalidation) },
-            opcode::TLBI_EL2_VAA => Self::TlbiEl2Vaa { range: range(words, range_invalidation) },
+            opcode::TLBI_EL2_VA => Self::TlbiEl2Va { asid, range: tri!(range(words, range_invalidation)) },
+            opcode::TLBI_EL2_VAA => Self::TlbiEl2Vaa { range: tri!(range(words, range_invalidation)) },
             opcode::TLBI_S12_VMALL => Self::TlbiS12Vmall { vmid },
-            opcode::TLBI_S2_IPA => Self::TlbiS2Ipa { vmid, range: range(words, range_invalidation) },
+            opcode::TLBI_S2_IPA => Self::TlbiS2Ipa { vmid, range: tri!(range(words, range_invalidation)) },
             opcode::TLBI_NSNH_ALL => Self::TlbiNsnhAll,
             opcode::ATC_INV => Self::AtcInv {
                 streamid,
@@ -421,7 +432,8 @@ impl Command {
         })
     }
 
-    /// Writes a command. A range is encoded for tables with 4 KiB granules: the smallest range that covers it.
+    /// Writes a command. A range is encoded for tables with 4 KiB granules: the smallest range that covers it, and one granule as no
+    /// range.
     #[must_use]
     pub const fn encode(self) -> [u64; 2] {
         match self {
@@ -487,11 +499,15 @@ const fn known(code: u8) -> bool {
     matches!(code, 0x01..=0x06 | 0x40 | 0x41 | 0x44..=0x46)
 }
 
-const fn range(words: [u64; 2], range_invalidation: bool) -> TlbiRange {
+const fn range(words: [u64; 2], range_invalidation: bool) -> Result<TlbiRange, CommandError> {
     let (low, high) = (TlbiLow::from_bits(words[0]), TlbiHigh::from_bits(words[1]));
     let address = high.address() << 12;
     if !range_invalidation || high.tg() == 0 {
-        return TlbiRange { address, length: None, leaf: high.leaf() };
+        return Ok(TlbiRange { address, length: None, leaf: high.leaf() });
+    }
+    // 4.4.1.1: a granule with neither a range nor a level is reserved.
+    if low.num() == 0 && low.scale() == 0 && high.ttl() == 0 {
+        return Err(CommandError::Parameter);
     }
     let granule_shift = 10 + 2 * high.tg() as u32;
     // 4.4.1.1: SCALE above 39 counts as 39; a range does not wrap.
@@ -499,7 +515,7 @@ const fn range(words: [u64; 2], range_invalidation: bool) -> TlbiRange {
     let granules = ((low.num() as u64 + 1) as u128) << scale;
     let bytes = granules << granule_shift;
     let length = if bytes > u64::MAX as u128 { u64::MAX } else { bytes as u64 };
-    TlbiRange { address, length: Some(length), leaf: high.leaf() }
+    Ok(TlbiRange { address, length: Some(length), leaf: high.leaf() })
 }
 
 const fn stream(code: u8, streamid: u32, substreamid: Option<u32>) -> u64 {
@@ -517,7 +533,10 @@ const fn tlbi(code: u8, vmid: u16, asid: u16) -> u64 {
 const fn ranged(low: u64, range: TlbiRange) -> [u64; 2] {
     let mut low = TlbiLow::from_bits(low);
     let mut high = TlbiHigh::new().with_leaf(range.leaf).with_address(range.address >> 12);
-    if let Some(length) = range.length {
+    // 4.4.1.1: one granule is no range; without a level, that encoding is reserved.
+    if let Some(length) = range.length
+        && length > 4096
+    {
         let mut scale = 0;
         let mut granules = length.div_ceil(4096);
         while granules > 32 {
@@ -577,11 +596,14 @@ mod tests {
         assert_eq!(range.length, Some(5 * 8 * 16384));
         let Ok(Command::TlbiNhVa { range, .. }) = Command::decode(words, false) else { panic!() };
         assert_eq!(range.length, None);
+        // A granule with neither range nor level.
+        assert_eq!(Command::decode([0x12, 2 << 10], true), Err(CommandError::Parameter));
+        assert!(Command::decode([0x12, 2 << 10 | 3 << 8], true).is_ok());
     }
 
     fn any_range() -> impl Strategy<Value = TlbiRange> {
         // A length that the fields can express exactly.
-        let length = option::of((0u64..32, 0u32..20).prop_map(|(num, scale)| ((num + 1) << scale) << 12));
+        let length = option::of((1u64..32, 0u32..20).prop_map(|(num, scale)| ((num + 1) << scale) << 12));
         (any::<u64>(), length, any::<bool>()).prop_map(|(address, length, leaf)| TlbiRange {
             address: address & !0xfff,
             length,

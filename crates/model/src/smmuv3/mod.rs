@@ -1,0 +1,270 @@
+//! Arm SMMUv3, its non-secure programming interface (Arm System MMU Architecture, IHI 0070).
+//!
+//! [`Smmuv3Unit`] is the device: registers on one side, [ports](crate::Port) for devices on the other. Its parts: what it has
+//! ([`config`]), stream table entries (`stream`), context descriptors (`descriptor`) and the look-up through both (`lookup`),
+//! the register file (`registers`), the command queue (`queue`), events and global errors (`events`, `fault`), stalled
+//! transactions (`stall`), address translation operations (`gatos`).
+
+pub mod config;
+mod descriptor;
+mod events;
+mod fault;
+mod gatos;
+mod lookup;
+mod note;
+mod queue;
+mod registers;
+mod stall;
+mod state;
+mod stream;
+mod tables;
+
+use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use portcullis_pagetable::AnyFormat;
+use portcullis_spec::smmuv3::event::EventRecord;
+use portcullis_spec::{
+    Access, Context, FaultReason, Iova, MemoryAttributes, PagingFormat, Pasid, PhysAddr, RequestType,
+    Requester, StageRules, Transaction,
+};
+
+use crate::contexts::Resolved;
+use crate::engine::{Admission, Architecture, Asked, Engine, Outcome, Release, Report};
+use crate::interrupt::InterruptSink;
+use crate::memory::GuestMemory;
+use crate::port::Port;
+use crate::refusal::Refusal;
+use crate::translate::PageTranslation;
+use config::{ConfigError, Identification, Smmuv3Config};
+use events::Events;
+pub use events::wire;
+use lookup::Steering;
+pub use note::{FaultFlags, Note, Override, Stop};
+use queue::Queue;
+use registers::Control;
+use stall::Stalls;
+pub use state::{Smmuv3State, StateError};
+
+/// An SMMUv3. Clones are the same unit.
+#[derive(Clone)]
+pub struct Smmuv3Unit {
+    engine: Arc<Engine<Smmuv3>>,
+}
+
+/// A device's way to memory through an SMMUv3.
+///
+/// Where the unit stalls, reads, writes and translations that fault wait until software resumes or terminates them: the thread
+/// that drives the device is held, as the device is.
+pub type Smmuv3Port = Port<Smmuv3>;
+
+/// The architecture's part of a unit.
+pub struct Smmuv3 {
+    config: Smmuv3Config,
+    unit: Identification,
+    sink: Arc<dyn InterruptSink>,
+    /// What look-ups are decided by.
+    steering: RwLock<Steering>,
+    control: Mutex<Control>,
+    events: Mutex<Events>,
+    queue: Mutex<Queue>,
+    /// CMDQ_CONS, apart so that it can be read while the queue is worked on.
+    consumer: AtomicU32,
+    stalls: Stalls,
+}
+
+/// What is recorded of a fault.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Record {
+    event: EventRecord,
+    /// The tag of a stalled transaction, where there was room for one.
+    tag: Option<u16>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// An address whose bits 63:56 are taken from bit 55 (3.4.1, top byte ignored).
+const fn without_top_byte(address: u64) -> u64 {
+    ((address << 8) as i64 >> 8) as u64
+}
+
+impl Smmuv3Unit {
+    /// A unit after reset: translation is off and all DMA passes.
+    ///
+    /// # Errors
+    /// Where the configuration contradicts itself.
+    pub fn new(
+        config: Smmuv3Config,
+        memory: Arc<dyn GuestMemory>,
+        sink: Arc<dyn InterruptSink>,
+    ) -> Result<Self, ConfigError> {
+        let unit = config.registers()?;
+        let control = Control::default();
+        let smmu = Smmuv3 {
+            unit,
+            sink,
+            steering: RwLock::new(control.steering()),
+            control: Mutex::new(control),
+            events: Mutex::default(),
+            queue: Mutex::default(),
+            consumer: AtomicU32::new(0),
+            stalls: Stalls::default(),
+            config,
+        };
+        Ok(Self { engine: Arc::new(Engine::new(smmu, memory)) })
+    }
+
+    /// What the unit was built with.
+    #[must_use]
+    pub fn config(&self) -> &Smmuv3Config {
+        &self.engine.architecture.config
+    }
+
+    /// A port for the stream `stream`, with a SubstreamID or none.
+    #[must_use]
+    pub fn port(&self, stream: u32, substream: Option<Pasid>) -> Smmuv3Port {
+        Port::new(Arc::clone(&self.engine), Requester::Stream(stream), substream)
+    }
+
+    fn smmu(&self) -> &Smmuv3 {
+        &self.engine.architecture
+    }
+
+    /// The page of an address that stage 1 does not translate.
+    fn bypassed(&self, address: u64) -> PageTranslation {
+        let unit = &self.smmu().unit;
+        let shift = match (unit.idr5.gran4k(), unit.idr5.gran16k()) {
+            (true, _) => 12,
+            (false, true) => 14,
+            (false, false) => 16,
+        };
+        PageTranslation {
+            base: PhysAddr(address >> shift << shift),
+            shift,
+            user: Access::all(),
+            privileged: Access::all(),
+            dirty: true,
+            attributes: MemoryAttributes::default(),
+        }
+    }
+}
+
+impl Smmuv3 {
+    /// The most transactions that stall at once.
+    fn stall_max(&self) -> u16 {
+        self.unit.idr5.stall_max()
+    }
+}
+
+impl Architecture for Smmuv3 {
+    type Note = Note;
+    type Record = Record;
+
+    /// 3.4.1: bit 55 chooses between TTB0 and TTB1.
+    fn is_upper(&self, address: Iova) -> bool {
+        address.0 >> 55 & 1 != 0
+    }
+
+    fn admit(&self, transaction: &Transaction) -> Admission {
+        // There is no ATS: what only ATS sends is unsupported (7.3.2).
+        if transaction.request_type == RequestType::Untranslated {
+            Admission::Translate
+        } else {
+            Admission::Refused(Refusal::new(FaultReason::RequesterUnsupported))
+        }
+    }
+
+    fn lookup(
+        &self,
+        memory: &dyn GuestMemory,
+        requester: Requester,
+        pasid: Option<Pasid>,
+        upper: bool,
+    ) -> Resolved<Note> {
+        lookup::lookup(memory, &self.unit, self.steering(), requester.index(), pasid, upper)
+    }
+
+    fn format(&self, format: PagingFormat, rules: StageRules, _nested: bool) -> Option<AnyFormat> {
+        tables::format(&self.unit, format, rules)
+    }
+
+    fn ask(&self, transaction: &Transaction, resolved: &Resolved<Note>) -> Result<Asked, Refusal> {
+        let note = &resolved.note;
+        let address = transaction.address.0;
+        let (privileged, instruction) = fault::attributes(transaction, note);
+        let access = if instruction { Access::EXECUTE } else { transaction.access - Access::EXECUTE };
+        let asked = Asked {
+            input: Iova(if note.ignores_top_byte { without_top_byte(address) } else { address }),
+            access,
+            privileged: privileged && !note.one_privilege,
+            any: false,
+        };
+        if matches!(resolved.context, Context::Blocked(_)) {
+            return Ok(asked);
+        }
+        // 3.4: what bypasses stage 1 is a stage-1 output, and checked as one.
+        if note.bypass_bits.is_some_and(|bits| address >> bits != 0) {
+            return Err(Refusal::new(FaultReason::AddressSize));
+        }
+        Ok(asked)
+    }
+
+    fn accept(
+        &self,
+        _transaction: &Transaction,
+        _resolved: &Resolved<Note>,
+        _output: PhysAddr,
+        _bytes: u64,
+    ) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn fault(
+        &self,
+        transaction: &Transaction,
+        resolved: Option<&Resolved<Note>>,
+        refusal: Refusal,
+    ) -> Report<Record> {
+        let note = resolved.map(|resolved| &resolved.note);
+        let report = fault::report(transaction, note, refusal, self.steering().record_bad_streams);
+        let tag = if report.outcome == Outcome::Hold {
+            self.stalls.enter(transaction.requester.index(), self.stall_max())
+        } else {
+            None
+        };
+        Report {
+            fault: report.fault,
+            record: report.record.map(|event| Record { event, tag }),
+            outcome: report.outcome,
+        }
+    }
+
+    fn record(&self, memory: &dyn GuestMemory, record: &Record) {
+        self.write_event(memory, &record.event, false);
+    }
+
+    fn hold(&self, memory: &dyn GuestMemory, record: &Record) -> Release {
+        let Some(tag) = record.tag else {
+            self.stalls.wait_for_room(self.stall_max());
+            return Release::Retry;
+        };
+        if !self.stalls.is_released(tag) {
+            let mut event = record.event;
+            event.syndrome = event.syndrome.with_stall(true).with_stag(tag);
+            // What software sees, it may resume at once.
+            self.stalls.recorded(tag, true);
+            if !self.write_event(memory, &event, true) {
+                self.stalls.recorded(tag, false);
+                self.retry_if_writable();
+            }
+        }
+        self.stalls.wait(tag)
+    }
+
+    /// No address is special to an SMMU: a device's messages are translated as every write is.
+    fn interrupt(&self, _transaction: &Transaction, _data: u32) -> Result<(), Report<Record>> {
+        Ok(())
+    }
+}
