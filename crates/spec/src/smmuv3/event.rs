@@ -2,7 +2,7 @@
 
 use bitfield_struct::bitfield;
 
-use crate::{ConfigTable, FaultReason};
+use crate::{Access, ConfigTable, Fault, FaultReason, Iova, Ipa, Pasid, RequestType, Requester, StageNumber};
 
 /// Bytes of an event record.
 pub const EVENT_SIZE: u64 = 32;
@@ -74,6 +74,34 @@ events! {
     FCfgConflict = 0x21, "F_CFG_CONFLICT" => FaultReason::Internal;
     EPageRequest = 0x24, "E_PAGE_REQUEST" => FaultReason::NotMapped;
     FVmsFetch = 0x25, "F_VMS_FETCH" => FaultReason::TableUnreadable(ConfigTable::Device);
+}
+
+impl EventNumber {
+    /// Whether its record says what the transaction wanted: address, direction and privilege (7.3).
+    #[must_use]
+    pub const fn has_address(self) -> bool {
+        matches!(
+            self,
+            Self::FUut
+                | Self::FBadAtsTreq
+                | Self::FTranslForbidden
+                | Self::FWalkEabt
+                | Self::FTranslation
+                | Self::FAddrSize
+                | Self::FAccess
+                | Self::FPermission
+                | Self::FTlbConflict
+        )
+    }
+
+    /// Whether one of the stages met it (7.3: those with the field S2).
+    #[must_use]
+    pub const fn has_stage(self) -> bool {
+        matches!(
+            self,
+            Self::FWalkEabt | Self::FTranslation | Self::FAddrSize | Self::FAccess | Self::FPermission
+        )
+    }
 }
 
 /// Which operation met the fault (SMMUv3 7.3, CLASS).
@@ -183,6 +211,44 @@ impl EventRecord {
         }
     }
 
+    /// The neutral form; `None` where the event is not architected, or no refusal: E_PAGE_REQUEST is a hint (7.3.19).
+    #[must_use]
+    pub fn to_fault(self) -> Option<Fault> {
+        let event = EventNumber::decode(self.header.number())?;
+        if matches!(event, EventNumber::EPageRequest) {
+            return None;
+        }
+        let syndrome = self.syndrome;
+        let described = event.has_address();
+        let stage = event.has_stage().then_some(match syndrome.s2() {
+            true => StageNumber::Second,
+            false => StageNumber::First,
+        });
+        let access = match (described, syndrome.rnw(), syndrome.ind()) {
+            (false, ..) => Access::empty(),
+            (_, true, true) => Access::EXECUTE,
+            (_, true, false) => Access::READ,
+            (_, false, _) => Access::WRITE,
+        };
+        Some(Fault {
+            requester: Requester::Stream(self.header.streamid()),
+            pasid: self.header.ssv().then(|| Pasid::new(self.header.substreamid())).flatten(),
+            address: Iova(if described { self.input_addr } else { 0 }),
+            ipa: (stage == Some(StageNumber::Second))
+                .then_some(Ipa(self.ipa_or_fetch_addr & 0x00ff_ffff_ffff_f000)),
+            access,
+            privileged: described && syndrome.pnu(),
+            request_type: match event {
+                EventNumber::FBadAtsTreq => RequestType::TranslationRequest,
+                EventNumber::FTranslForbidden => RequestType::Translated,
+                _ => RequestType::Untranslated,
+            },
+            reason: event.reason(),
+            stage,
+            code: u32::from(event.encode()),
+        })
+    }
+
     /// The four words in memory.
     #[must_use]
     pub const fn encode(self) -> [u64; 4] {
@@ -212,6 +278,34 @@ mod tests {
         for &event in EventNumber::ALL {
             assert_eq!(EventNumber::decode(event.encode()), Some(event));
         }
+    }
+
+    /// 7.3.14: F_PERMISSION of stage 2, StreamID 0x101, SubstreamID 9, an unprivileged write to 0x7123, IPA 0x5000.
+    #[test]
+    fn a_record_says_what_was_refused() {
+        let words = [0x13 | 1 << 11 | 9 << 12 | 0x101 << 32, 1 << 39 | 2 << 40, 0x7123, 0x5000];
+        let expected = Fault {
+            requester: Requester::Stream(0x101),
+            pasid: Pasid::new(9),
+            address: Iova(0x7123),
+            ipa: Some(Ipa(0x5000)),
+            access: Access::WRITE,
+            privileged: false,
+            request_type: RequestType::Untranslated,
+            reason: FaultReason::PermissionDenied,
+            stage: Some(StageNumber::Second),
+            code: 0x13,
+        };
+        assert_eq!(EventRecord::decode(words).to_fault(), Some(expected));
+        // 7.3.5: C_BAD_STE has nothing but the stream.
+        let bad = EventRecord::decode([0x04 | 0x101 << 32, 0, 0, 0]).to_fault();
+        let (address, access) = (Iova(0), Access::empty());
+        let reason = FaultReason::EntryInvalid(ConfigTable::Device);
+        let fewer =
+            Fault { pasid: None, address, ipa: None, access, reason, stage: None, code: 4, ..expected };
+        assert_eq!(bad, Some(fewer));
+        assert_eq!(EventRecord::decode([0x24, 0, 0, 0]).to_fault(), None);
+        assert_eq!(EventRecord::decode([0x7f, 0, 0, 0]).to_fault(), None);
     }
 
     proptest::proptest! {
