@@ -57,6 +57,14 @@ pub enum UnitError {
         /// What was written.
         value: u64,
     },
+    /// The unit reports that it failed, and serves nobody any more.
+    #[error("the unit failed: register {register} reads {value:#x}")]
+    Failed {
+        /// Its name in the specification.
+        register: &'static str,
+        /// What it reads.
+        value: u64,
+    },
     /// The queue made no progress.
     #[error("the invalidation queue did not answer within {waited:?}")]
     QueueTimeout {

@@ -1,7 +1,7 @@
 //! Drivers that program IOMMUs, on any machine: `no_std`, with `alloc`, over the small traits of [`platform`].
 //!
 //! [`common`] holds everything that isn't bits: [`Unit`], [`Domain`], invalidation, addresses, faults. Each architecture has a folder
-//! that implements [`common::architecture::Architecture`]: [`riscv`], [`vtd`].
+//! that implements [`common::architecture::Architecture`]: [`riscv`], [`smmuv3`], [`vtd`].
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -13,6 +13,7 @@ pub mod common;
 pub mod error;
 pub mod platform;
 pub mod riscv;
+pub mod smmuv3;
 mod turn;
 pub mod vtd;
 

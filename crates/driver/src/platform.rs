@@ -64,8 +64,9 @@ pub trait Memory {
         (0..count).find(|index| self.load64(PhysAddr(address.0.wrapping_add(8 * *index as u64))) != 0)
     }
 
-    /// Writes `length` bytes from `address` on back from the processor's caches, and completes before it returns. Called
-    /// only for units that don't snoop the caches when they read their tables; nothing to do on a machine where all do.
+    /// Writes `length` bytes from `address` on back from the processor's caches and drops them there, so that the unit reads
+    /// what was stored and the next load sees what the unit wrote, and completes before it returns. Called only for units that
+    /// don't snoop the caches; nothing to do on a machine where all do.
     fn flush(&self, address: PhysAddr, length: u64);
 }
 

@@ -6,7 +6,9 @@
 use alloc::vec::Vec;
 
 use portcullis_pagetable::format::AnyFormat;
-use portcullis_spec::{Context, DomainTag, Fault, Invalidation, PagingFormat, Pasid, Requester, Tags};
+use portcullis_spec::{
+    Context, DomainTag, Fault, FaultReason, Invalidation, PagingFormat, Pasid, Requester, Tags,
+};
 
 use crate::common::region::Region;
 use crate::error::{Error, UnitError};
@@ -138,6 +140,28 @@ pub trait Architecture {
         former: &Context,
         context: &Context,
     ) -> Result<(), ContextError>;
+
+    /// Makes the entry come to `context` instead of `former`, neither of them [`Context::Blocked`]; else as [`Self::set_context`]. An
+    /// architecture that can lets every transaction meanwhile see one or the other; the others block in between.
+    ///
+    /// # Errors
+    /// How far it came: [`ContextError::Refused`] where the entry says `former` as before.
+    fn replace_context(
+        &self,
+        requester: Requester,
+        pasid: Option<Pasid>,
+        former: &Context,
+        context: &Context,
+    ) -> Result<(), ContextError> {
+        let blocked = Context::Blocked(Some(FaultReason::RequestBlocked));
+        self.set_context(requester, pasid, former, &blocked)?;
+        let Err(error) = self.set_context(requester, pasid, &blocked, context) else { return Ok(()) };
+        match (error, self.set_context(requester, pasid, &blocked, former)) {
+            (error, Ok(())) => Err(error),
+            (_, Err(ContextError::Uncertain(error))) => Err(ContextError::Uncertain(error)),
+            (_, Err(ContextError::Refused(_))) => Err(ContextError::Uncertain(UnitError::Stopped)),
+        }
+    }
 
     /// Makes the unit forget, in this order, and waits until it has and until no transaction that used what is forgotten is
     /// left unfinished. More than asked for may be forgotten. With nothing to forget it still makes earlier

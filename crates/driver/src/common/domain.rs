@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use portcullis_pagetable::Gather;
+use portcullis_pagetable::{Gather, Split};
 use portcullis_spec::{
     Access, Context, DomainTag, FaultReason, Invalidation, Iova, Ipa, MemoryAttributes, PagingFormat, Pasid,
     PhysAddr, SpaceTag, Stage, StageNumber, Tags, Translation, TranslationScope,
@@ -262,7 +262,7 @@ impl<A: Architecture> DomainInner<A> {
                 // invalidated.
                 mappings.retire(address)?;
                 let mut gather = Gather::new();
-                self.on_table(mappings, |table| table.unmap(iova, size, &mut gather))?;
+                self.on_pages(mappings, |table, split| table.unmap(iova, size, split, &mut gather))?;
                 mappings.waiting.with(|waiting| waiting.join(table, self.unit.now(), gather, address));
                 Err(error)
             }
@@ -282,6 +282,29 @@ impl<A: Architecture> DomainInner<A> {
     ) -> Result<R, Error> {
         let table = mappings.table()?;
         Ok(mappings.gate.enter(self.unit.architecture.platform(), || work(table))?)
+    }
+
+    /// Works on pages that the range may cut. Where the format wants them broken before they are made anew (Arm without BBML 2), that happens
+    /// alone: nobody else may find the entries empty meanwhile and take them for unmapped.
+    pub(super) fn on_pages<R>(
+        &self,
+        mappings: &Mappings<A>,
+        mut work: impl FnMut(&Table<Arc<UnitInner<A>>>, &mut Split<'_>) -> Result<R, TableError>,
+    ) -> Result<R, Error> {
+        match self.on_table(mappings, |table| work(table, &mut Split::Exchange)) {
+            Err(Error::Table(TableError::BreakNeeded { .. })) => {}
+            result => return result,
+        }
+        let table = mappings.table()?;
+        let architecture = &self.unit.architecture;
+        let mut forget = |first, last| {
+            // Where the unit does not confirm it, the range still waits to be forgotten with what is unmapped here; and until then both
+            // sizes lead to the same pages.
+            let _unconfirmed = architecture.invalidate(&self.invalidations(Some(&[(first, last)]), false));
+        };
+        mappings
+            .gate
+            .close(architecture.platform(), || Ok(work(table, &mut Split::BreakBeforeMake(&mut forget))?))
     }
 
     /// Notes where an unmap may have left tables empty, and takes them out when enough are noted: a client that maps here and
@@ -429,7 +452,7 @@ impl<A: Architecture> Domain<A> {
             mappings.retire(address)?;
         }
         let mut gather = Gather::new();
-        let result = self.0.on_table(mappings, |table| table.unmap(iova, size, &mut gather));
+        let result = self.0.on_pages(mappings, |table, split| table.unmap(iova, size, split, &mut gather));
         if gather.is_empty() && address.is_none() {
             result?;
             return Ok(mappings.waiting.with(|waiting| waiting.issued()));
@@ -450,7 +473,8 @@ impl<A: Architecture> Domain<A> {
         let last = mappings.check(iova, size, false)?;
         mappings.check_regions(iova, last)?;
         let mut gather = Gather::new();
-        let result = self.0.on_table(mappings, |table| table.protect(iova, size, access, &mut gather));
+        let result =
+            self.0.on_pages(mappings, |table, split| table.protect(iova, size, access, split, &mut gather));
         if !gather.is_empty() {
             self.0.unmapped(mappings, gather, None, true)?;
         }

@@ -34,7 +34,7 @@ impl<P: Platform> Gate<P> {
         result
     }
 
-    /// Does `work` alone. It ends soon and waits for nobody.
+    /// Does `work` alone. It ends soon, and waits for nobody but the unit.
     pub(crate) fn close<R>(&self, clock: &impl Clock, work: impl FnOnce() -> R) -> R {
         while self.state.with(|state| core::mem::replace(&mut state.closed, true)) {
             clock.relax();

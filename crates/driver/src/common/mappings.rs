@@ -249,7 +249,7 @@ impl<A: Architecture> DomainInner<A> {
             }
             if let RegionKind::Direct(_) = region.kind {
                 let mut gather = Gather::new();
-                self.on_table(mappings, |table| table.unmap(iova, size, &mut gather))?;
+                self.on_pages(mappings, |table, split| table.unmap(iova, size, split, &mut gather))?;
                 result = result.and(self.unmapped(mappings, gather, None, true).map(drop));
             }
             mappings.unreserve(iova, last);

@@ -1,5 +1,5 @@
 //! A queue of commands to a unit, the same for every architecture: a ring in memory, and completion by a word that the
-//! unit writes.
+//! unit writes, or where it writes none, by how far it says that it is.
 //!
 //! Each submission ends in a command that writes to a status word of its own (one per ring entry), so any number of threads wait
 //! at once, none with the lock held. Entries are reused in order, once every submission before has ended.
@@ -45,8 +45,15 @@ pub(crate) trait Commands {
     /// A command that writes `value` to `status` when all before it is done; later ones wait for it.
     fn completion(&self, status: PhysAddr, value: u32) -> Words;
 
-    /// Tells the unit that entries before `tail` are to be carried out.
-    fn ring(&self, tail: u32);
+    /// Tells the unit that entries before `tail` are to be carried out. `wrapped` changes each time that the tail passes the end of
+    /// the ring; it begins with `false`.
+    fn ring(&self, tail: u32, wrapped: bool);
+
+    /// For a unit whose completions write no status: the entry that it comes to next. A completion counts as consumed only when
+    /// all before it is done.
+    fn consumed(&self) -> Option<u32> {
+        None
+    }
 
     /// What holds the unit up, if anything.
     fn error(&self) -> Option<UnitError>;
@@ -65,6 +72,7 @@ struct Stretch {
 struct State {
     /// Where the next command goes.
     tail: u32,
+    wrapped: bool,
     /// Submissions since the oldest unfinished one, in order; together they are the used entries before `tail`.
     stretches: Vec<Stretch>,
     /// Number of the first of `stretches`, counted from the start.
@@ -103,8 +111,14 @@ impl<P: Platform> CommandQueue<P> {
             platform.free(base, bytes, bytes);
             return None;
         };
-        let state =
-            State { tail: 0, stretches: Vec::new(), first: 0, used: 0, stopped: Some(UnitError::Stopped) };
+        let state = State {
+            tail: 0,
+            wrapped: false,
+            stretches: Vec::new(),
+            first: 0,
+            used: 0,
+            stopped: Some(UnitError::Stopped),
+        };
         let state = P::Lock::new(state);
         Some(Self { base, bytes, status, status_bytes, entries, entry_bytes, coherent, state })
     }
@@ -137,6 +151,7 @@ impl<P: Platform> CommandQueue<P> {
             state.stretches.clear();
             state.used = 0;
             state.tail = 0;
+            state.wrapped = false;
             state.stopped = None;
         });
     }
@@ -195,10 +210,12 @@ impl<P: Platform> CommandQueue<P> {
                 self.flush(platform, self.status_word(entry), 4);
                 let number = state.first + state.stretches.len() as u64;
                 self.write(platform, entry, &commands.completion(self.status_word(entry), done(number)));
-                state.tail = (entry + 1) & (self.entries - 1);
+                let tail = (entry + 1) & (self.entries - 1);
+                state.wrapped ^= tail < state.tail;
+                state.tail = tail;
                 state.used += needed;
                 state.stretches.push(Stretch { entries: needed, finished: false });
-                commands.ring(state.tail);
+                commands.ring(state.tail, state.wrapped);
                 Ok(Some(Ticket { number, entry }))
             })?;
             match entered {
@@ -212,7 +229,7 @@ impl<P: Platform> CommandQueue<P> {
     fn complete(&self, commands: &impl Commands, platform: &P, ticket: &Ticket) -> Result<(), UnitError> {
         let start = platform.now();
         loop {
-            if platform.load32(self.status_word(ticket.entry)) == done(ticket.number) {
+            if self.is_done(commands, platform, ticket) {
                 self.leave(ticket.number);
                 return Ok(());
             }
@@ -228,6 +245,21 @@ impl<P: Platform> CommandQueue<P> {
             }
             self.check_time(commands, platform, start)?;
         }
+    }
+
+    /// Whether the unit has carried a submission out, by its own word.
+    fn is_done(&self, commands: &impl Commands, platform: &P, ticket: &Ticket) -> bool {
+        let Some(next) = commands.consumed() else {
+            return platform.load32(self.status_word(ticket.entry)) == done(ticket.number);
+        };
+        // What the unit has left ends before the tail; the ring is never full, so less than a round. After a restart the entries are
+        // others' (the number says so), before it they stay until this submission leaves.
+        self.state.with(|state| {
+            let before_tail = |entry: u32| state.tail.wrapping_sub(entry) & (self.entries - 1);
+            ticket.number >= state.first
+                && state.stopped.is_none()
+                && before_tail(next) < before_tail(ticket.entry)
+        })
     }
 
     /// The entries of a finished submission, and of finished ones before the first unfinished, can be used again.

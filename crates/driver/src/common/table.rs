@@ -159,6 +159,14 @@ impl<M: Memory> Table<M> {
         candidates.into_iter().find(fits).unwrap_or(exact)
     }
 
+    /// Ordinary memory. Where the entries hold an index (Arm stage 1, MAIR), the driver writes this type at index 0.
+    const fn memory_type(&self) -> u8 {
+        match self {
+            Self::ArmStage2(_) => ArmStage2::WRITE_BACK,
+            _ => 0,
+        }
+    }
+
     /// Maps, see [`PageTable::map`].
     ///
     /// # Errors
@@ -170,17 +178,24 @@ impl<M: Memory> Table<M> {
         clean: bool,
         gather: &mut Gather,
     ) -> Result<(), TableError> {
-        let attributes = Attributes::new(self.rights(access));
+        let attributes =
+            Attributes { memory_type: self.memory_type(), ..Attributes::new(self.rights(access)) };
         let attributes = if clean { attributes.clean() } else { attributes };
         each!(self, table => table.map(&Map::new(iova, address, size, attributes), gather))
     }
 
-    /// Unmaps, see [`PageTable::unmap`]. Large pages that the range cuts are split.
+    /// Unmaps, see [`PageTable::unmap`]. Large pages that the range cuts are split as `split` says.
     ///
     /// # Errors
     /// As the engine says.
-    pub fn unmap(&self, iova: Iova, size: u64, gather: &mut Gather) -> Result<u64, TableError> {
-        each!(self, table => table.unmap(iova, size, &mut Split::Exchange, gather))
+    pub fn unmap(
+        &self,
+        iova: Iova,
+        size: u64,
+        split: &mut Split<'_>,
+        gather: &mut Gather,
+    ) -> Result<u64, TableError> {
+        each!(self, table => table.unmap(iova, size, split, gather))
     }
 
     /// Changes permissions, see [`PageTable::protect`].
@@ -192,10 +207,11 @@ impl<M: Memory> Table<M> {
         iova: Iova,
         size: u64,
         access: Access,
+        split: &mut Split<'_>,
         gather: &mut Gather,
     ) -> Result<u64, TableError> {
         let rights = self.rights(access);
-        each!(self, table => table.protect(iova, size, rights, &mut Split::Exchange, gather))
+        each!(self, table => table.protect(iova, size, rights, split, gather))
     }
 
     /// Reports and clears dirty marks, see [`PageTable::clear_dirty`].

@@ -75,7 +75,7 @@ impl<M: Mmio, P: Platform> Commands for Speech<'_, M, P> {
         [low, high, 0, 0]
     }
 
-    fn ring(&self, tail: u32) {
+    fn ring(&self, tail: u32, _wrapped: bool) {
         self.0.set_cqt(tail);
     }
 

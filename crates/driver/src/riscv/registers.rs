@@ -9,6 +9,7 @@ use portcullis_spec::riscv::registers::{
 };
 
 use crate::common::architecture::FaultSignal;
+use crate::common::registers::wait;
 use crate::error::UnitError;
 use crate::platform::{Clock, Mmio, Platform};
 use crate::turn::Turn;
@@ -53,15 +54,7 @@ impl<M: Mmio, P: Platform> Registers<M, P> {
         register: &'static str,
         done: impl Fn(&M) -> bool,
     ) -> Result<(), UnitError> {
-        let start = clock.now();
-        while !done(&self.mmio) {
-            let waited = clock.now().saturating_sub(start);
-            if waited >= self.timeout {
-                return Err(UnitError::RegisterTimeout { register, waited });
-            }
-            clock.relax();
-        }
-        Ok(())
+        wait(clock, self.timeout, register, || done(&self.mmio))
     }
 
     /// 5.4: directories, queues and second stages little-endian, guests of 64 bits. `fctl` may be written only while nothing

@@ -122,7 +122,7 @@ impl<M: Mmio, P: Platform> Commands for Descriptors<'_, M, P> {
         wait.encode()
     }
 
-    fn ring(&self, tail: u32) {
+    fn ring(&self, tail: u32, _wrapped: bool) {
         self.registers.set_iqt(Iqt::new().with_qt((tail * self.step) as u16));
     }
 

@@ -9,6 +9,7 @@ use portcullis_spec::vtd::registers::{
 };
 
 use crate::common::architecture::FaultSignal;
+use crate::common::registers::wait;
 use crate::error::UnitError;
 use crate::platform::Platform;
 use crate::platform::{Clock, Mmio};
@@ -100,15 +101,7 @@ impl<M: Mmio, P: Platform> Registers<M, P> {
         register: &'static str,
         done: impl Fn(&M) -> bool,
     ) -> Result<(), UnitError> {
-        let start = clock.now();
-        while !done(&self.mmio) {
-            let waited = clock.now().saturating_sub(start);
-            if waited >= self.timeout {
-                return Err(UnitError::RegisterTimeout { register, waited });
-            }
-            clock.relax();
-        }
-        Ok(())
+        wait(clock, self.timeout, register, || done(&self.mmio))
     }
 
     /// Changes one thing in GCMD and waits until GSTS says so (VT-d 11.4.4.1: read GSTS, mask the one-shot bits, change
