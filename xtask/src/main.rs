@@ -1,6 +1,7 @@
 //! The developer's commands: one file each.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod guest;
 mod host;
 mod oracle;
@@ -25,6 +26,8 @@ enum Command {
     Test(test::Arguments),
     /// Boot Linux in QEMU and run a suite's cases inside; exit status 1 on any failure
     Guest(guest::Arguments),
+    /// Measure ours beside its peers and print one table
+    Bench(bench::Arguments),
     /// Compare with somebody else's implementation; exit status 1 on any difference
     Oracle(oracle::Arguments),
 }
@@ -33,6 +36,7 @@ fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Test(arguments) => test::run(&arguments),
         Command::Guest(arguments) => guest::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Oracle(arguments) => oracle::run(&arguments),
     }
 }

@@ -1,0 +1,31 @@
+//! A device thread that asks where addresses lead.
+
+use portcullis_model::Port;
+use portcullis_model::engine::Architecture;
+use portcullis_spec::{Access, Iova};
+use std::hint::black_box;
+
+use crate::order::{FIRST, PAGE};
+
+/// Translations to a guard, where rows don't say otherwise.
+pub const EACH: usize = 32;
+
+/// Translates a byte of each of `pages`, whose numbers count `stride` bytes, `each` to a guard. How many were translated.
+///
+/// # Panics
+/// Where one is refused.
+pub fn translate<A: Architecture>(port: &Port<A>, pages: &[u64], stride: u64, each: usize) -> u64 {
+    for some in pages.chunks(each) {
+        for page in some {
+            let transaction = port.transaction(Iova(FIRST + page * stride + 0x120), 8, Access::READ);
+            let translation = port.translate(&transaction).expect("mapped");
+            black_box(translation.address.0);
+        }
+    }
+    pages.len() as u64
+}
+
+/// The same for pages that lie one after the other.
+pub fn translate_pages<A: Architecture>(port: &Port<A>, pages: &[u64], each: usize) -> u64 {
+    translate(port, pages, PAGE, each)
+}

@@ -1,0 +1,63 @@
+//! Intel VT-d, in legacy mode and in scalable mode.
+
+use super::Kind;
+use super::ram::Ram;
+use portcullis_driver::platform::Mmio;
+use portcullis_driver::vtd::{self, Mode};
+use portcullis_model::vtd::config::VtdConfig;
+use portcullis_model::vtd::{Vtd as Model, VtdUnit};
+use portcullis_model::{GuestMemory, NoInterrupts, Port};
+use portcullis_spec::{PagingFormat, Pasid, PciAddress, Requester};
+use std::sync::Arc;
+
+/// The registers of a model.
+pub struct Registers(VtdUnit);
+
+impl Mmio for Registers {
+    fn read32(&self, offset: u64) -> u32 {
+        self.0.read32(offset)
+    }
+    fn read64(&self, offset: u64) -> u64 {
+        self.0.read64(offset)
+    }
+    fn write32(&self, offset: u64, value: u32) {
+        self.0.write32(offset, value);
+    }
+    fn write64(&self, offset: u64, value: u64) {
+        self.0.write64(offset, value);
+    }
+}
+
+/// A VT-d unit.
+pub struct Vtd<const SCALABLE: bool>(VtdUnit);
+
+/// In legacy mode: context entries lead to second-stage tables.
+pub type Legacy = Vtd<false>;
+/// In scalable mode: context entries lead to PASID tables.
+pub type Scalable = Vtd<true>;
+
+impl<const SCALABLE: bool> Kind for Vtd<SCALABLE> {
+    const NAME: &'static str = if SCALABLE { "vtd-scalable" } else { "vtd" };
+    const SHAPE: PagingFormat = PagingFormat::VtdSecondStage { levels: 4 };
+    type Model = Model;
+    type Driver = vtd::Vtd<Registers, Arc<Ram>>;
+
+    fn build(memory: Arc<dyn GuestMemory>, ram: Arc<Ram>) -> (Self, Self::Driver) {
+        let config = VtdConfig::full();
+        let host_address_bits = config.host_address_bits;
+        let unit = VtdUnit::new(config, memory, Arc::new(NoInterrupts)).expect("a configuration");
+        let mode = if SCALABLE { Mode::Scalable } else { Mode::Legacy };
+        let options = vtd::Options { host_address_bits, mode: Some(mode), ..vtd::Options::default() };
+        let driver =
+            vtd::Vtd::start(Registers(unit.clone()), ram, options).expect("a unit that the driver knows");
+        (Self(unit), driver)
+    }
+
+    fn requester(number: u16) -> Requester {
+        PciAddress { segment: 0, requester_id: number }.into()
+    }
+
+    fn port(&self, requester: Requester, pasid: Option<Pasid>) -> Port<Model> {
+        self.0.port(requester.index() as u16, pasid)
+    }
+}
