@@ -1,5 +1,6 @@
 //! The VT-d driver against a unit of this test's own (`machine`).
 
+mod behaviour;
 mod machine;
 
 use std::cell::RefCell;
@@ -13,7 +14,7 @@ use portcullis_driver::{
     Unit, UnitError,
 };
 use portcullis_spec::{
-    Access, FaultReason, Iova, Ipa, PagingFormat, Pasid, PciAddress, PhysAddr, Stage, StageRules,
+    Access, FaultReason, Iova, Ipa, PagingFormat, Pasid, PciAddress, PhysAddr, Requester, Stage, StageRules,
 };
 
 type TestUnit<'a> = Unit<Vtd<&'a Machine, &'a Machine>>;
@@ -78,18 +79,61 @@ fn kinds() -> Vec<(Traits, Mode)> {
     ]
 }
 
-fn on_each_kind(test: impl Fn(&Machine, &TestUnit<'_>)) {
+/// [`Machine`] as [`behaviour`] sees it.
+struct VtdBench<'a>(&'a Machine);
+
+impl behaviour::Bench for VtdBench<'_> {
+    fn devices(&self) -> [Requester; 2] {
+        [A.into(), B.into()]
+    }
+
+    fn strangers(&self) -> [Requester; 3] {
+        [
+            PciAddress::new(0, 2, 0, 0).into(),
+            PciAddress::new(0, 2, 0, 1).into(),
+            PciAddress::new(0, 0xff, 31, 7).into(),
+        ]
+    }
+
+    fn dma(
+        &self,
+        requester: Requester,
+        pasid: Option<Pasid>,
+        address: u64,
+        write: bool,
+    ) -> Result<u64, behaviour::Refused> {
+        let source = requester.index() as u16;
+        self.0.dma(source, pasid.map(Pasid::value), address, write).map_err(|_| behaviour::Refused)
+    }
+
+    fn live_blocks(&self) -> usize {
+        self.0.live_blocks()
+    }
+
+    fn pass(&self, time: Duration) {
+        self.0.now.set(self.0.now.get() + time);
+    }
+}
+
+fn on_each_kind(test: impl Fn(&VtdBench<'_>, &TestUnit<'_>)) {
     for (traits, mode) in kinds() {
         for lazy in [false, true] {
             let machine = Machine::new(traits);
             machine.registers.borrow_mut().lazy = lazy;
             let unit = started(&machine, mode);
-            test(&machine, &unit);
+            test(&VtdBench(&machine), &unit);
             unit.shut_down().unwrap();
             assert_eq!(machine.live_blocks(), 0, "memory leaked with {traits:x?} {mode:?}");
         }
     }
 }
+
+macro_rules! on_each {
+    ($test:expr) => {
+        on_each_kind($test)
+    };
+}
+behaviour::behaviours!(on_each);
 
 #[test]
 fn probe_reads_capabilities_and_writes_nothing() {
@@ -100,159 +144,6 @@ fn probe_reads_capabilities_and_writes_nothing() {
     assert!(machine.registers.borrow().commands.is_empty());
     let machine = Machine::new(Traits { cap: u64::MAX, ecap: u64::MAX });
     assert_eq!(probe(&&machine), Err(UnitError::Absent));
-}
-
-#[test]
-fn everything_is_blocked_until_attached_and_again_after() {
-    on_each_kind(|machine, unit| {
-        assert!(read(machine, A, 0x1000).is_err());
-        for stranger in [0x4000, 0xffff, A.requester_id + 8] {
-            assert!(machine.dma(stranger, None, 0x1000, true).is_err());
-        }
-        let domain = domain(unit);
-        domain.map(Iova(0x4000), PhysAddr(0xabc000), PAGE, Access::READ_WRITE).unwrap();
-        assert!(read(machine, A, 0x4000).is_err());
-        unit.attach(A, None, &domain).unwrap();
-        assert_eq!(read(machine, A, 0x4123), Ok(0xabc123));
-        assert_eq!(write(machine, A, 0x4ffc), Ok(0xabcffc));
-        assert!(read(machine, A, 0x5000).is_err());
-        assert!(read(machine, B, 0x4000).is_err());
-        unit.detach(A, None).unwrap();
-        assert!(read(machine, A, 0x4000).is_err());
-        assert!(write(machine, A, 0x4000).is_err());
-    });
-}
-
-#[test]
-fn map_is_seen_at_once_even_where_its_absence_was_cached() {
-    on_each_kind(|machine, unit| {
-        let domain = domain(unit);
-        unit.attach(A, None, &domain).unwrap();
-        for page in 0..8 {
-            assert!(read(machine, A, 0x10_0000 + page * PAGE).is_err());
-        }
-        domain.map(Iova(0x10_0000), PhysAddr(0x70_0000), 8 * PAGE, Access::READ_WRITE).unwrap();
-        for page in 0..8 {
-            assert_eq!(read(machine, A, 0x10_0000 + page * PAGE), Ok(0x70_0000 + page * PAGE));
-        }
-        unit.detach(A, None).unwrap();
-    });
-}
-
-#[test]
-fn unmapped_is_unreachable_when_unmap_returns() {
-    on_each_kind(|machine, unit| {
-        let domain = domain(unit);
-        unit.attach(A, None, &domain).unwrap();
-        unit.attach(B, None, &domain).unwrap();
-        // Three last-level tables, so that unmapping frees one while the unit has cached the way to it.
-        let (first, size) = (0x1f_f000, 0x200_000 + 2 * PAGE);
-        domain.map(Iova(first), PhysAddr(0x1_0000_1000), size, Access::READ_WRITE).unwrap();
-        for device in [A, B] {
-            for offset in (0..size).step_by(0x1000) {
-                assert_eq!(write(machine, device, first + offset), Ok(0x1_0000_1000 + offset));
-            }
-        }
-        domain.unmap(Iova(first + PAGE), 3 * PAGE).unwrap();
-        for device in [A, B] {
-            assert!(read(machine, device, first).is_ok());
-            for page in 1..4 {
-                assert!(read(machine, device, first + page * PAGE).is_err());
-            }
-            assert!(read(machine, device, first + 4 * PAGE).is_ok());
-        }
-        // Exactly one table's worth: an invalidation of leaves only would leave the unit walking the freed table.
-        domain.unmap(Iova(0x20_0000), 0x20_0000).unwrap();
-        for device in [A, B] {
-            assert!(read(machine, device, 0x20_4000).is_err());
-            assert!(read(machine, device, 0x3f_f000).is_err());
-        }
-        domain.unmap(Iova(first), size).unwrap();
-        for device in [A, B] {
-            for offset in (0..size).step_by(0x1000) {
-                assert!(read(machine, device, first + offset).is_err());
-            }
-        }
-        for device in [A, B] {
-            unit.detach(device, None).unwrap();
-        }
-    });
-}
-
-#[test]
-fn tables_left_empty_come_back_while_the_domain_lives() {
-    on_each_kind(|machine, unit| {
-        let domain = domain(unit);
-        unit.attach(A, None, &domain).unwrap();
-        let blocks = machine.live_blocks();
-        for round in 0..300 {
-            // Each in a last-level table of its own, eight in a table above it.
-            let iova = round << 27;
-            domain.map(Iova(iova), PhysAddr(0x1000), PAGE, Access::READ).unwrap();
-            assert!(read(machine, A, iova).is_ok());
-            domain.unmap(Iova(iova), PAGE).unwrap();
-            assert!(read(machine, A, iova).is_err());
-        }
-        assert!(machine.live_blocks() - blocks <= 3 * 64, "{} more", machine.live_blocks() - blocks);
-        unit.detach(A, None).unwrap();
-    });
-}
-
-#[test]
-fn large_pages_are_used_and_split() {
-    on_each_kind(|machine, unit| {
-        let domain = domain(unit);
-        unit.attach(A, None, &domain).unwrap();
-        let blocks = machine.live_blocks();
-        domain.map(Iova(0x4000_0000), PhysAddr(0x8000_0000), 0x4000_0000, Access::READ_WRITE).unwrap();
-        // A gigabyte costs at most the tables above it, or one table where there are no such pages.
-        assert!(machine.live_blocks() - blocks <= 4);
-        assert_eq!(read(machine, A, 0x4000_0000), Ok(0x8000_0000));
-        assert_eq!(read(machine, A, 0x7fff_ffff), Ok(0xbfff_ffff));
-        domain.unmap(Iova(0x5000_0000), PAGE).unwrap();
-        assert!(read(machine, A, 0x5000_0000).is_err());
-        assert_eq!(read(machine, A, 0x5000_1000), Ok(0x9000_1000));
-        assert_eq!(read(machine, A, 0x4fff_f000), Ok(0x8fff_f000));
-        unit.detach(A, None).unwrap();
-    });
-}
-
-#[test]
-fn rights_hold_and_can_be_changed_both_ways() {
-    on_each_kind(|machine, unit| {
-        let domain = domain(unit);
-        unit.attach(A, None, &domain).unwrap();
-        domain.map(Iova(0x9000), PhysAddr(0x9000), PAGE, Access::READ).unwrap();
-        assert!(read(machine, A, 0x9000).is_ok());
-        assert!(write(machine, A, 0x9000).is_err());
-        domain.protect(Iova(0x9000), PAGE, Access::READ_WRITE).unwrap();
-        assert!(write(machine, A, 0x9000).is_ok());
-        domain.protect(Iova(0x9000), PAGE, Access::READ).unwrap();
-        assert!(write(machine, A, 0x9000).is_err());
-        assert!(read(machine, A, 0x9000).is_ok());
-        domain.map(Iova(0xa000), PhysAddr(0xa000), PAGE, Access::WRITE).unwrap();
-        assert!(write(machine, A, 0xa000).is_ok());
-        // First-stage pages can always be read, and the driver says so.
-        let readable = domain.granted(Access::WRITE).unwrap().contains(Access::READ);
-        assert_eq!(read(machine, A, 0xa000).is_ok(), readable);
-        unit.detach(A, None).unwrap();
-    });
-}
-
-#[test]
-fn a_domain_id_used_again_brings_nothing_back() {
-    // CVE-2022-26357. One domain after the other gets the same ID; none sees what the former had cached.
-    on_each_kind(|machine, unit| {
-        for round in 1..6 {
-            let domain = domain(unit);
-            domain.map(Iova(round * PAGE), PhysAddr(0x5000), PAGE, Access::READ_WRITE).unwrap();
-            unit.attach(A, None, &domain).unwrap();
-            for page in 1..6 {
-                assert_eq!(read(machine, A, page * PAGE).is_ok(), page == round);
-            }
-            unit.detach(A, None).unwrap();
-        }
-    });
 }
 
 #[test]
@@ -384,47 +275,6 @@ fn a_message_says_that_faults_wait() {
 }
 
 #[test]
-fn pasids_are_separate_spaces() {
-    for traits in [
-        Traits::SCALABLE,
-        Traits::SCALABLE.with_caching_mode(),
-        Traits::SCALABLE.without_second_stage(),
-        Traits::SCALABLE.without_coherency(),
-    ] {
-        let machine = Machine::new(traits);
-        let unit = started(&machine, Mode::Scalable);
-        let pasids = [1, 64, 0xf_ffff];
-        let domains: Vec<_> = pasids.iter().map(|_| domain(&unit)).collect();
-        for (pasid, domain) in pasids.iter().zip(&domains) {
-            assert!(machine.dma(A.requester_id, Some(*pasid), 0x3000, false).is_err());
-            domain.map(Iova(0x3000), PhysAddr(u64::from(*pasid) << 12), PAGE, Access::READ_WRITE).unwrap();
-            unit.attach(A, Pasid::new(*pasid), domain).unwrap();
-        }
-        for pasid in pasids {
-            let address = u64::from(pasid) << 12;
-            assert_eq!(machine.dma(A.requester_id, Some(pasid), 0x3000, true), Ok(address));
-        }
-        assert!(read(&machine, A, 0x3000).is_err());
-        // The same domain under several PASIDs, and without one.
-        unit.attach(B, Pasid::new(7), &domains[0]).unwrap();
-        unit.attach(B, None, &domains[0]).unwrap();
-        assert_eq!(read(&machine, B, 0x3000), Ok(0x1000));
-        assert_eq!(machine.dma(B.requester_id, Some(7), 0x3000, false), Ok(0x1000));
-        domains[0].unmap(Iova(0x3000), PAGE).unwrap();
-        assert!(machine.dma(A.requester_id, Some(1), 0x3000, false).is_err());
-        assert!(machine.dma(B.requester_id, Some(7), 0x3000, false).is_err());
-        assert!(read(&machine, B, 0x3000).is_err());
-        assert!(machine.dma(A.requester_id, Some(64), 0x3000, false).is_ok());
-        unit.detach(A, Pasid::new(64)).unwrap();
-        assert!(machine.dma(A.requester_id, Some(64), 0x3000, false).is_err());
-        assert!(machine.dma(A.requester_id, Some(0xf_ffff), 0x3000, false).is_ok());
-        unit.shut_down().unwrap();
-        drop(domains);
-        assert_eq!(machine.live_blocks(), 0);
-    }
-}
-
-#[test]
 fn pasids_out_of_reach_are_refused() {
     let machine = Machine::new(Traits::SCALABLE);
     let unit = start(&machine, Mode::Scalable);
@@ -507,40 +357,6 @@ fn dirty_pages_are_reported_once_and_again_when_written_again() {
 }
 
 #[test]
-fn deferred_unmaps_wait_up_to_their_bounds() {
-    on_each_kind(|machine, unit| {
-        let flush = FlushPolicy::Deferred { count: 4, delay: Duration::from_millis(10) };
-        let domain = unit.create_domain(DomainOptions { flush, ..DomainOptions::default() }).unwrap();
-        unit.attach(A, None, &domain).unwrap();
-        domain.map(Iova(0x10_0000), PhysAddr(0x10_0000), 16 * PAGE, Access::READ_WRITE).unwrap();
-        for page in 0..16 {
-            read(machine, A, 0x10_0000 + page * PAGE).unwrap();
-        }
-        let tickets: Vec<_> =
-            (0..3).map(|page| domain.unmap(Iova(0x10_0000 + page * PAGE), PAGE).unwrap()).collect();
-        assert!(read(machine, A, 0x10_0000).is_ok(), "the window that deferring leaves open");
-        assert!(tickets.iter().all(|ticket| !domain.is_released(*ticket)));
-        let last = domain.unmap(Iova(0x10_3000), PAGE).unwrap();
-        assert!(domain.is_released(last) && tickets.iter().all(|ticket| domain.is_released(*ticket)));
-        for page in 0..4 {
-            assert!(read(machine, A, 0x10_0000 + page * PAGE).is_err());
-        }
-        let ticket = domain.unmap(Iova(0x10_4000), PAGE).unwrap();
-        assert_eq!(domain.poll().unwrap(), Some(Duration::from_millis(10)));
-        assert!(!domain.is_released(ticket));
-        machine.now.set(machine.now.get() + Duration::from_millis(10));
-        assert_eq!(domain.poll().unwrap(), None);
-        assert!(domain.is_released(ticket));
-        assert!(read(machine, A, 0x10_4000).is_err());
-        // An address that is mapped anew before the flush must not lead where it led.
-        domain.unmap(Iova(0x10_5000), PAGE).unwrap();
-        domain.map(Iova(0x10_5000), PhysAddr(0x77_0000), PAGE, Access::READ_WRITE).unwrap();
-        assert_eq!(read(machine, A, 0x10_5000), Ok(0x77_0000));
-        unit.detach(A, None).unwrap();
-    });
-}
-
-#[test]
 fn addresses_are_handed_out_below_4g_first_and_reused_only_after_the_flush() {
     let machine = Machine::new(Traits::LEGACY);
     let unit = started(&machine, Mode::Legacy);
@@ -580,40 +396,6 @@ fn reserved_regions_cannot_be_mapped() {
     assert_eq!(map(0xfeef_f000, PAGE), Err(interrupts));
     map(0xfedf_f000, PAGE).unwrap();
     map(0xfef0_0000, PAGE).unwrap();
-}
-
-#[test]
-fn direct_regions_come_and_go_with_their_devices() {
-    on_each_kind(|machine, unit| {
-        let (first, second) = (PciAddress::new(0, 2, 0, 0), PciAddress::new(0, 2, 0, 1));
-        let region = Region {
-            first: Iova(0x7000_0000),
-            last: Iova(0x7000_1fff),
-            kind: RegionKind::Direct(Access::READ_WRITE),
-        };
-        for device in [first, second] {
-            unit.add_device(Device { regions: vec![region], ..Device::new(device) }).unwrap();
-        }
-        let domain = domain(unit);
-        unit.attach(first, None, &domain).unwrap();
-        unit.attach(second, None, &domain).unwrap();
-        unit.attach(A, None, &domain).unwrap();
-        assert_eq!(read(machine, first, 0x7000_1abc), Ok(0x7000_1abc));
-        let reserved = Err(Error::Reserved { first: Iova(0x7000_0000), last: Iova(0x7000_1fff) });
-        assert_eq!(domain.unmap(Iova(0x7000_0000), PAGE).map(drop), reserved);
-        unit.detach(first, None).unwrap();
-        assert!(read(machine, second, 0x7000_0000).is_ok());
-        unit.detach(second, None).unwrap();
-        // XSA-378: a device that has no such region reaches none that others left behind.
-        assert!(read(machine, A, 0x7000_0000).is_err());
-        // A region that does not fit keeps its device out, and all else as it was.
-        domain.map(Iova(0x7000_1000), PhysAddr(0x1000), PAGE, Access::READ).unwrap();
-        assert!(unit.attach(first, None, &domain).is_err());
-        assert!(read(machine, first, 0x7000_0000).is_err());
-        assert!(read(machine, A, 0x7000_0000).is_err());
-        assert_eq!(read(machine, A, 0x7000_1000), Ok(0x1000));
-        unit.detach(A, None).unwrap();
-    });
 }
 
 #[test]

@@ -98,7 +98,7 @@ impl<A: Architecture> Mappings<A> {
 
     pub(super) fn stage(&self) -> Stage<PhysAddr> {
         let mut rules = StageRules::empty();
-        if self.dirty_tracking || self.features.first_stage {
+        if self.dirty_tracking {
             rules |= StageRules::SET_ACCESSED | StageRules::SET_DIRTY;
         }
         Stage {

@@ -97,17 +97,14 @@ pub(super) fn device(
     })
 }
 
-/// The process context for a context of one PASID. Second stages are the device's own affair, and so is SADE: dirty tracking is not
-/// possible here.
+/// The process context for a context of one PASID. Second stages are the device's own affair, and so is SADE, which is set wherever the
+/// unit has it.
 pub(super) fn process(context: &Context) -> Result<ProcessContext, Error> {
     let ta = ProcessTa::new().with_v(true);
     Ok(match context {
         Context::Blocked(Some(_)) => ProcessContext::default(),
         Context::Blocked(None) => return Err(Error::Unsupported(Feature::SilentBlocking)),
         Context::Bypass { .. } => ProcessContext { ta, fsc: Fsc::new() },
-        Context::OneStage { stage, .. } if updates(stage.rules) => {
-            return Err(Error::Unsupported(Feature::DirtyTracking));
-        }
         Context::OneStage { tags, stage, number: StageNumber::First } => {
             let privileged = stage.rules.contains(StageRules::PRIVILEGED_ALLOWED);
             let sum = privileged && !stage.rules.contains(StageRules::NO_PRIVILEGED_USER_ACCESS);

@@ -1,4 +1,4 @@
-//! The RISC-V IOMMU. Not yet run against a unit, ours or another's: see docs/support/riscv.md.
+//! The RISC-V IOMMU.
 //!
 //! [`probe`] reads what a unit can do; [`Riscv::start`] takes it over with every device blocked in its directory, and
 //! [`crate::Unit::enable`] puts that in force. Sections are those of the RISC-V IOMMU Architecture Specification.
@@ -128,6 +128,11 @@ impl<M: Mmio, P: Platform> Riscv<M, P> {
         // 5.5: which depths the unit has can only be told by trying. The directory is empty at any depth.
         let root = self.tables.with(|tables| tables.root());
         let former = registers.ddtp();
+        let passes = former.iommu_mode() == IommuMode::Bare.encode();
+        if !passes {
+            // From one depth to another there is no way but through Off.
+            registers.set_ddtp(platform, IommuMode::Off, root).map_err(Error::Unit)?;
+        }
         let modes = [IommuMode::ThreeLevel, IommuMode::TwoLevel, IommuMode::OneLevel];
         let mut found = None;
         for mode in modes {
@@ -140,8 +145,19 @@ impl<M: Mmio, P: Platform> Riscv<M, P> {
         self.mode = mode;
         self.tables.with(|tables| tables.set_levels(mode.levels()));
         self.forget_everything().map_err(Error::Unit)?;
-        if former.iommu_mode() == IommuMode::Bare.encode() {
-            registers.set_ddtp(platform, IommuMode::Bare, root).map_err(Error::Unit)?;
+        if passes {
+            self.pass().map_err(Error::Unit)?;
+        }
+        Ok(())
+    }
+
+    /// Lets everything pass. 5.5: from a directory to Bare there is no way but through Off.
+    fn pass(&self) -> Result<(), UnitError> {
+        let root = self.tables.with(|tables| tables.root());
+        for mode in [IommuMode::Off, IommuMode::Bare] {
+            if !self.registers.set_ddtp(&self.platform, mode, root)? {
+                return Err(UnitError::CommandRefused { register: "ddtp", value: u64::from(mode.encode()) });
+            }
         }
         Ok(())
     }
@@ -290,11 +306,7 @@ impl<M: Mmio, P: Platform> Architecture for Riscv<M, P> {
     }
 
     fn disable(&self) -> Result<(), UnitError> {
-        let root = self.tables.with(|tables| tables.root());
-        if self.registers.set_ddtp(&self.platform, IommuMode::Bare, root)? {
-            return Ok(());
-        }
-        Err(UnitError::CommandRefused { register: "ddtp", value: u64::from(IommuMode::Bare.encode()) })
+        self.pass()
     }
 
     fn shut_down(&self) -> Result<(), UnitError> {

@@ -148,7 +148,7 @@ impl Tables {
             return Err(error);
         }
         let context = DeviceContext {
-            tc: Tc::new().with_v(true).with_pdtv(true).with_dpe(true),
+            tc: Tc::new().with_v(true).with_pdtv(true).with_dpe(true).with_sade(self.capabilities.amo_hwad()),
             fsc: Fsc::new().with_mode(mode.encode()).with_ppn(root.0 >> 12),
             ..DeviceContext::default()
         };
