@@ -1,4 +1,4 @@
-//! The event queue, global errors, and the interrupts that tell of them (SMMUv3 3.18, 6.3.16 to 6.3.33, 7.2, 7.4, 7.5).
+//! The event queue, global errors, and the interrupts that tell of them (SMMUv3 3.18, 6.3.19 to 6.3.34, 7.2, 7.4, 7.5).
 
 use portcullis_spec::PhysAddr;
 use portcullis_spec::smmuv3::event::EventRecord;
@@ -21,7 +21,7 @@ pub mod wire {
     pub const GLOBAL_ERROR: u8 = 3;
 }
 
-/// The registers of one message (6.3.20 to 6.3.22).
+/// The registers of one message (6.3.21 to 6.3.23).
 #[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct MessageRegisters {
     /// IRQ_CFG0.
@@ -140,7 +140,7 @@ impl Events {
     }
 }
 
-/// A queue's base, aligned to the larger of 32 bytes and its size (6.3.25).
+/// A queue's base, aligned to the larger of 32 bytes and its size (6.3.26).
 pub(super) fn queue_base(address: u64, log2: u8, entry_shift: u8) -> PhysAddr {
     let shift = u32::from(log2 + entry_shift).max(5);
     PhysAddr(address >> shift << shift)

@@ -1,4 +1,4 @@
-//! The command queue (SMMUv3 4, 6.3.25 to 6.3.27, 7.1), and what its commands come to.
+//! The command queue (SMMUv3 4, 6.3.26 to 6.3.28, 7.1), and what its commands come to.
 
 use std::sync::atomic::Ordering;
 
@@ -11,6 +11,7 @@ use portcullis_spec::{
 
 use super::events::{queue_base, wire};
 use super::lookup::EL2;
+use super::registers::index_mask;
 use super::{Smmuv3Unit, locked};
 use crate::engine::{Outcome, Release};
 use crate::memory::load_words;
@@ -36,7 +37,7 @@ enum Completion {
 /// CMDQ_PROD: new commands.
 pub(super) fn write_producer(unit: &Smmuv3Unit, value: u32) {
     let mut queue = locked(&unit.smmu().queue);
-    queue.producer = value & 0xf_ffff;
+    queue.producer = value & index_mask(queue.base, unit.smmu().unit.idr1.cmdqs());
     run(unit, &queue);
 }
 

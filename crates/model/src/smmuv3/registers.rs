@@ -170,7 +170,7 @@ impl Smmuv3Unit {
             offset::GERROR_IRQ_CFG0..=0x074 => smmu.write_message(offset, value),
             offset::CMDQ_BASE..=0x094 => {
                 let mut queue = locked(&smmu.queue);
-                // 6.3.25: guarded by CMDQEN.
+                // 6.3.26: guarded by CMDQEN.
                 if !queue.enabled {
                     put_half(&mut queue.base, offset, value);
                     queue.base = queue_base_bits(queue.base);
@@ -179,10 +179,11 @@ impl Smmuv3Unit {
             offset::CMDQ_PROD => queue::write_producer(self, value),
             offset::CMDQ_CONS => {
                 let queue = locked(&smmu.queue);
-                // 6.3.27: guarded by CMDQEN.
+                // 6.3.28: guarded by CMDQEN.
                 if !queue.enabled {
                     let written = CmdqCons::from_bits(value);
-                    let consumer = CmdqCons::new().with_rd(written.rd()).with_err(written.err());
+                    let rd = written.rd() & index_mask(queue.base, smmu.unit.idr1.cmdqs());
+                    let consumer = CmdqCons::new().with_rd(rd).with_err(written.err());
                     smmu.consumer.store(consumer.into_bits(), Ordering::Release);
                 }
             }
@@ -196,11 +197,14 @@ impl Smmuv3Unit {
             offset::EVENTQ_PROD => {
                 let mut events = locked(&smmu.events);
                 if !events.enabled {
-                    events.producer = index_bits(value);
+                    events.producer = index_bits(value, events.base, smmu.unit.idr1.eventqs());
                 }
             }
             offset::EVENTQ_CONS => {
-                locked(&smmu.events).consumer = index_bits(value);
+                {
+                    let mut events = locked(&smmu.events);
+                    events.consumer = index_bits(value, events.base, smmu.unit.idr1.eventqs());
+                }
                 smmu.retry_if_writable();
             }
             offset::EVENTQ_IRQ_CFG0..=0x0bc => smmu.write_message(offset, value),
@@ -261,7 +265,7 @@ impl Smmuv3Unit {
         }
     }
 
-    /// GERRORN (6.3.19): where it comes to agree with GERROR, an error is no longer active.
+    /// GERRORN (6.3.20): where it comes to agree with GERROR, an error is no longer active.
     fn write_gerrorn(&self, value: u32) {
         let smmu = self.smmu();
         let resumed = {
@@ -293,10 +297,16 @@ const fn queue_base_bits(value: u64) -> u64 {
         .into_bits()
 }
 
+/// The bits of an index, with its wrap bit, into the queue with this base: higher ones read as zero (6.3.28).
+pub(super) fn index_mask(base: u64, most: u8) -> u32 {
+    (2 << QueueBase::from_bits(base).log2size().min(most)) - 1
+}
+
 /// The bits that an index of an output queue has.
-const fn index_bits(value: u32) -> u32 {
-    let index = EventqIndex::from_bits(value);
-    EventqIndex::new().with_index(index.index()).with_overflow(index.overflow()).into_bits()
+fn index_bits(value: u32, base: u64, most: u8) -> u32 {
+    let written = EventqIndex::from_bits(value);
+    let index = written.index() & index_mask(base, most);
+    EventqIndex::new().with_index(index).with_overflow(written.overflow()).into_bits()
 }
 
 impl Smmuv3 {
@@ -312,7 +322,7 @@ impl Smmuv3 {
         }
     }
 
-    /// Registers that are fixed while translation is on (6.3.11, 6.3.12, 6.3.23, 6.3.24). CR1 is guarded by the queues too.
+    /// Registers that are fixed while translation is on (6.3.11, 6.3.12, 6.3.24, 6.3.25). CR1 is guarded by the queues too.
     fn write_guarded(&self, offset: u64, value: u32) {
         let mut control = locked(&self.control);
         let cr0 = Cr0::from_bits(control.cr0);
@@ -335,7 +345,7 @@ impl Smmuv3 {
             offset::STRTAB_BASE_CFG => {
                 let wanted = StrtabBaseCfg::from_bits(value);
                 let mut config = StrtabBaseCfg::new().with_log2size(wanted.log2size());
-                // 6.3.24: without two levels, SPLIT and FMT are reserved.
+                // 6.3.25: without two levels, SPLIT and FMT are reserved.
                 if self.unit.idr0.st_level() == 1 {
                     config = config.with_split(wanted.split()).with_fmt(wanted.fmt());
                 }
@@ -350,7 +360,7 @@ impl Smmuv3 {
         self.steer(&control);
     }
 
-    /// Message registers (6.3.20 to 6.3.22, 6.3.31 to 6.3.33): fixed while the interrupt is enabled, and absent without MSIs.
+    /// Message registers (6.3.21 to 6.3.23, 6.3.30 to 6.3.32): fixed while the interrupt is enabled, and absent without MSIs.
     fn write_message(&self, offset: u64, value: u32) {
         if !self.unit.idr0.msi() {
             return;

@@ -47,20 +47,20 @@ pub(super) fn entry(
     stream: u32,
 ) -> Result<Ste, Stop> {
     let out_of_range = Stop::at(EventNumber::CBadStreamid);
-    // 6.3.24: the effective LOG2SIZE is at most SIDSIZE.
-    let log2size = u32::from(table.config.log2size().min(unit.idr1.sidsize()));
+    let log2size = u32::from(table.config.log2size());
     let stream = u64::from(stream);
-    if stream >> log2size != 0 {
+    // 6.3.25: the effective LOG2SIZE is at most SIDSIZE. 6.3.24: tables are aligned by its literal value.
+    if stream >> log2size.min(unit.idr1.sidsize().into()) != 0 {
         return Err(out_of_range);
     }
     let base = table.base.addr() << 6;
     let at = if table.config.fmt() == 1 && unit.idr0.st_level() == 1 {
-        // 6.3.24: other values of SPLIT are reserved and behave as 6.
+        // 6.3.25: other values of SPLIT are reserved and behave as 6.
         let split = match table.config.split() {
             split @ (8 | 10) => u32::from(split),
             _ => 6,
         };
-        // 6.3.23: aligned to the larger of 64 bytes and the level-1 table.
+        // 6.3.24: aligned to the larger of 64 bytes and the level-1 table.
         let base = aligned(base, (log2size.saturating_sub(split) + 3).max(6));
         let first = base.wrapping_add((stream >> split) * L1STD_SIZE);
         let [descriptor] = fetch(memory, unit, first, EventNumber::FSteFetch)?;
@@ -72,7 +72,7 @@ pub(super) fn entry(
         // 5.1: aligned to the level-2 table.
         aligned(descriptor.table(), u32::from(descriptor.span()) + 5).wrapping_add(index * STE_SIZE)
     } else {
-        // 6.3.23: aligned to the table.
+        // 6.3.24: aligned to the table.
         aligned(base, log2size + 6).wrapping_add(stream * STE_SIZE)
     };
     Ok(Ste::decode(fetch(memory, unit, at, EventNumber::FSteFetch)?))
