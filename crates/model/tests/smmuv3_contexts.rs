@@ -15,6 +15,8 @@ const F_ADDR_SIZE: u64 = 0x11;
 const F_ACCESS: u64 = 0x12;
 const F_PERMISSION: u64 = 0x13;
 
+type Change = fn(&mut [u64; 8]);
+
 /// A stream whose one descriptor is `words`, over tables of the allocator's.
 fn stream(machine: &mut Machine, change: impl FnOnce(&mut [u64; 8])) -> u64 {
     let table = machine.allocate();
@@ -28,7 +30,7 @@ fn stream(machine: &mut Machine, change: impl FnOnce(&mut [u64; 8])) -> u64 {
 #[test]
 fn a_descriptor_that_breaks_a_rule_is_c_bad_cd() {
     // 5.4.2, CdIllegal(), one rule after the other.
-    let rules: [(&str, fn(&mut [u64; 8])); 12] = [
+    let rules: [(&str, Change); 12] = [
         ("V", |words| words[0] &= !(1 << 31)),
         ("AA64", |words| words[0] &= !(1 << 41)),
         ("T0SZ too small", |words| words[0] = words[0] & !0x3f | 15),
@@ -53,7 +55,7 @@ fn a_descriptor_that_breaks_a_rule_is_c_bad_cd() {
     }
     // Fields that count only where there is no such feature.
     let small = Smmuv3Config { asid_16: false, ..Smmuv3Config::default() };
-    let rules: [(&str, fn(&mut [u64; 8])); 5] = [
+    let rules: [(&str, Change); 5] = [
         ("ASID of 16 bits", |words| words[0] |= 0x100 << 48),
         ("HA", |words| words[0] |= 1 << 43),
         ("HD", |words| words[0] |= 1 << 42),

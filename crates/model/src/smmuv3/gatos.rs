@@ -5,13 +5,13 @@ use portcullis_spec::smmuv3::registers::{
     Cr0, GatosAddr, GatosCtrl, GatosPar, GatosParFault, GatosSid, offset,
 };
 use portcullis_spec::smmuv3::ste::Config;
-use portcullis_spec::{Access, Context, Iova, Ipa, Pasid, StageNumber, StageRules};
+use portcullis_spec::{Access, Context, Iova, Ipa, Pasid, StageNumber};
 
 use super::note::Stop;
-use super::{Smmuv3Unit, fault, locked, lookup, stream, tables, without_top_byte};
+use super::{Smmuv3Unit, fault, locked, lookup, stream, without_top_byte};
 use crate::refusal::Refusal;
 use crate::registers::put_half;
-use crate::translate::{self, FormattedStage, PageTranslation, Request, Stages};
+use crate::translate::{self, PageTranslation, Request, Stages};
 
 /// ATOS_PAR.FAULTCODE: a malformed request (9.1.5).
 const INV_REQ: u8 = 0xff;
@@ -101,12 +101,9 @@ fn run(unit: &Smmuv3Unit, sid: GatosSid, asked: GatosAddr) -> Result<GatosPar, F
         if smmu.unit.is_beyond(address) {
             return Err(Failure::of(EventNumber::FAddrSize.encode()));
         }
-        let stage = stream::stage2(&smmu.unit, &ste)
-            .map(|stage| lookup::passive(stage, steering))
+        let only = stream::stage2(&smmu.unit, &ste)
+            .and_then(|stage| lookup::formatted(&smmu.unit, stage, steering))
             .ok_or(Failure::of(EventNumber::CBadSte.encode()))?;
-        let format = tables::format(&smmu.unit, stage.format, stage.rules)
-            .ok_or(Failure::of(EventNumber::CBadSte.encode()))?;
-        let only = FormattedStage { stage, format };
         let page = translate::one_stage(memory, &only, StageNumber::Second, Ipa(address), request)
             .map_err(|refusal| refusal_failure(kind, &refusal, address))?;
         return Ok(result(&page, address));
@@ -119,7 +116,7 @@ fn run(unit: &Smmuv3Unit, sid: GatosSid, asked: GatosAddr) -> Result<GatosPar, F
     }
     let input = if resolved.note.ignores_top_byte { without_top_byte(address) } else { address };
     let request = Request { privileged: request.privileged && !resolved.note.one_privilege, ..request };
-    let page = match stages(unit, &resolved.context, kind, asked.httui()) {
+    let page = match stages(unit, &resolved.context, steering) {
         Some(stages) => {
             if resolved.note.bypass_bits.is_some() && smmu.unit.is_beyond(address) {
                 return Err(Failure::of(EventNumber::FAddrSize.encode()));
@@ -152,23 +149,16 @@ fn request(asked: GatosAddr) -> Request {
 }
 
 /// The stages of a context; `None` where there are none.
-fn stages(unit: &Smmuv3Unit, context: &Context, kind: Lookup, passive: bool) -> Option<Stages> {
-    let identification = &unit.smmu().unit;
-    let steering = lookup::Steering { passive, ..lookup::Steering::default() };
-    let format = |format, rules: StageRules| tables::format(identification, format, rules);
+fn stages(unit: &Smmuv3Unit, context: &Context, steering: lookup::Steering) -> Option<Stages> {
+    let unit = &unit.smmu().unit;
     match *context {
         Context::OneStage { stage, number, .. } => {
-            let stage = lookup::passive(stage, steering);
-            let only = FormattedStage { stage, format: format(stage.format, stage.rules)? };
-            Some(Stages::One { only, number })
+            Some(Stages::One { only: lookup::formatted(unit, stage, steering)?, number })
         }
-        Context::TwoStages { first, second, .. } if kind != Lookup::Second => {
-            let (first, second) = (lookup::passive(first, steering), lookup::passive(second, steering));
-            Some(Stages::Two {
-                first: FormattedStage { stage: first, format: format(first.format, first.rules)? },
-                second: FormattedStage { stage: second, format: format(second.format, second.rules)? },
-            })
-        }
+        Context::TwoStages { first, second, .. } => Some(Stages::Two {
+            first: lookup::formatted(unit, first, steering)?,
+            second: lookup::formatted(unit, second, steering)?,
+        }),
         _ => None,
     }
 }

@@ -40,14 +40,20 @@ pub(super) struct Steering {
     pub(super) passive: bool,
 }
 
-/// A stage as it is used without updating flags: those that would be set count as set (9).
-pub(super) fn passive<A>(stage: Stage<A>, steering: Steering) -> Stage<A> {
-    if steering.passive && stage.rules.contains(StageRules::SET_ACCESSED) {
-        let rules = stage.rules - StageRules::SET_ACCESSED - StageRules::SET_DIRTY;
-        Stage { rules, ..stage }
+/// A stage with its format. Where no flag is updated, those that would be set count as set, and what is writable and clean
+/// counts as writable (9).
+pub(super) fn formatted<A>(
+    unit: &Identification,
+    stage: Stage<A>,
+    steering: Steering,
+) -> Option<FormattedStage<A>> {
+    let format = tables::format(unit, stage.format, stage.rules)?;
+    let rules = if steering.passive {
+        stage.rules - StageRules::SET_ACCESSED - StageRules::SET_DIRTY
     } else {
-        stage
-    }
+        stage.rules
+    };
+    Some(FormattedStage { stage: Stage { rules, ..stage }, format })
 }
 
 /// The valid entry of a stream; one that aborts is a stop without event.
@@ -170,16 +176,11 @@ fn enabled(
         (true, false) => Regime::El2,
         (true, true) => Regime::El2And0,
     };
-    let formatted = match second {
-        Some(stage) => {
-            let stage = passive(stage, steering);
-            let format = tables::format(unit, stage.format, stage.rules)
-                .ok_or((Stop::at(EventNumber::CBadSte), note))?;
-            Some(FormattedStage { stage, format })
-        }
+    let formatted_second = match second {
+        Some(stage) => Some(formatted(unit, stage, steering).ok_or((Stop::at(EventNumber::CBadSte), note))?),
         None => None,
     };
-    let translate = |address| match &formatted {
+    let translate = |address| match &formatted_second {
         Some(second) => through_stage2(memory, second, address),
         None => Ok(address),
     };
