@@ -2,8 +2,9 @@
 //! a code of VT-d's, and another requester notices nothing (invariant 6). `PORTCULLIS_RANDOM_ROUNDS` makes it longer.
 
 mod common;
+mod random;
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use common::*;
 use portcullis_model::AccessError;
@@ -11,37 +12,7 @@ use portcullis_model::GuestMemory;
 use portcullis_model::vtd::config::VtdConfig;
 use portcullis_spec::vtd::VtdFaultReason;
 use portcullis_spec::{Access, Iova, PhysAddr};
-
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    /// A word that is likely to get somewhere: a valid one with a few bits changed, or all random.
-    fn disturb(&mut self, value: u64) -> u64 {
-        match self.below(4) {
-            0 => self.next(),
-            1 => value ^ 1 << self.below(64),
-            2 => value ^ 1 << self.below(64) ^ 1 << self.below(64),
-            _ => value & self.next() | self.next() & self.next() & self.next() & 0xfff,
-        }
-    }
-}
-
-fn rounds() -> u64 {
-    std::env::var("PORTCULLIS_RANDOM_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(5_000)
-}
+use random::{DEADLINE, Random, rounds};
 
 fn check(result: Result<u64, AccessError>) {
     if let Err(AccessError::Refused(fault)) = result {
@@ -49,8 +20,6 @@ fn check(result: Result<u64, AccessError>) {
         assert!(code == 0 || VtdFaultReason::from_code(code).is_some(), "{fault:?}");
     }
 }
-
-const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Disturbs the words at `words`, and does DMA with and without PASIDs, while `witness` must keep its page.
 fn disturb(mut machine: Machine, words: &[u64], witness: (u16, u64), seed: u64) {
