@@ -559,6 +559,25 @@ message! {
         /// Name of a configuration.
         client: String,
     }
+    /// Parameters of `Resume`.
+    #[serde(deny_unknown_fields)]
+    Resume {
+        /// Number of the client, for a process that was several.
+        client: Option<u64>,
+    }
+    /// Reply of `Resume`.
+    Resumed {
+        /// Its number, as before.
+        client: u64,
+        /// Its name.
+        name: String,
+        /// Devices that it has.
+        devices: Vec<String>,
+        /// Its spaces.
+        spaces: Vec<u64>,
+        /// Its memories.
+        memories: Vec<Memory>,
+    }
     /// Parameters of `Allow`.
     #[serde(deny_unknown_fields)]
     Allow {

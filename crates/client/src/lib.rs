@@ -37,7 +37,7 @@ use api::{
     Allow, Attach, Attached, Claimed, ClientInfo, Clients, Device, Devices, Faults, Follow, Followed,
     Granted, Grants, Group, Groups, INTERFACE, Introduce, ListFaults, ListGrants, MESSAGE_LIMIT, Map,
     MapReply, MapRequest, Memory, MemoryNumber, Named, Names, Nothing, Range, Region, Regions, Release,
-    Removed, Revoke, Selection, SpaceNumber, Statistics, Status, Unit, Units, Unmap,
+    Removed, Resume, Resumed, Revoke, Selection, SpaceNumber, Statistics, Status, Unit, Units, Unmap,
 };
 use frame::{FrameError, Frames};
 
@@ -291,6 +291,13 @@ impl Client {
     #[allow(clippy::missing_errors_doc)]
     pub fn introduce(&mut self, client: &str) -> Result<(), Error> {
         self.call("Introduce", &Introduce { client: client.into() }).map(|Nothing {}| ())
+    }
+
+    /// After a crash of the service: has back, over this new connection, what this process had; before anything else. Of several
+    /// clients that the process was, the one of that number.
+    #[allow(clippy::missing_errors_doc)]
+    pub fn resume(&mut self, client: Option<u64>) -> Result<Resumed, Error> {
+        self.call("Resume", &Resume { client })
     }
 
     /// Has devices, with everything in their groups; each with its descriptor where it has one.

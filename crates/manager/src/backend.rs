@@ -167,6 +167,37 @@ pub trait Backend: Send {
     /// Why that is not possible; then the drivers are back.
     fn claim(&mut self, devices: &[DeviceId]) -> Result<(), BackendError>;
 
+    /// Takes up a group's devices that a former process had claimed, for the client that had them: what they reach stays as it
+    /// is until [`Backend::settle`]. Only before that.
+    ///
+    /// # Errors
+    ///
+    /// Nothing of theirs was kept; [`BackendError::Unsupported`] where nothing can be.
+    fn resume(&mut self, _devices: &[DeviceId]) -> Result<(), BackendError> {
+        Err(BackendError::Unsupported {
+            what: "taking up what a former process had",
+            why: "nothing of it is left".into(),
+        })
+    }
+
+    /// Removes whatever part of a range of a space a former process had mapped without our knowing how much of it.
+    ///
+    /// # Errors
+    ///
+    /// Only [`BackendError::Unknown`].
+    fn clear(&mut self, _space: SpaceId, _iova: Iova, _length: u64) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    /// All that is to be taken up of a former process is: whatever else its devices reach is taken away, and they are given back.
+    ///
+    /// # Errors
+    ///
+    /// Only [`BackendError::Unknown`].
+    fn settle(&mut self) -> Result<(), BackendError> {
+        Ok(())
+    }
+
     /// Makes the device stop: on return it issues no more DMA of its own, or is blocked if it cannot be stopped.
     ///
     /// # Errors

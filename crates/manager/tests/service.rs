@@ -205,8 +205,11 @@ fn the_newest_faults_come_newest_first() {
     let mut a = Holder::new(&service, "a", "nic0", vec![at(0x10_0000, 0, 1, Access::READ_WRITE)]);
     for page in 1..=9 {
         assert_eq!(a.dma(Operation::Read, 0x10_0000 + page * PAGE, 0).0, Outcome::Refused);
+        // One after the other: the unit has few registers for records, and loses those that come too fast.
+        eventually("it is recorded", || {
+            a.client.faults(&ListFaults::default()).unwrap().faults.len() as u64 == page
+        });
     }
-    eventually("all are recorded", || a.client.faults(&ListFaults::default()).unwrap().total == 9);
     let mut numbers = |which: ListFaults| -> Vec<u64> {
         a.client.faults(&which).unwrap().faults.iter().map(|fault| fault.number).collect()
     };

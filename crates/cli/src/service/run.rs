@@ -102,7 +102,7 @@ pub(crate) fn run(arguments: &Args, output: &mut Output) -> Result<Exit, Failure
         None => Configuration::default(),
     };
     let (mut backend, because) = choose(arguments, &configuration)?;
-    backend.adopt(std::mem::take(&mut inherited.kept));
+    backend.adopt(std::mem::take(&mut inherited.kept.backend));
     let socket = socket(arguments, &configuration);
     let disk = configured::disk(&configuration)?;
     if let Some(address) = configuration.metrics {

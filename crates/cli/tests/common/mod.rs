@@ -3,18 +3,23 @@
 
 use std::{
     io::{BufRead, BufReader},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
+pub(crate) mod store;
+
 use portcullis_client::Client;
+use store::Store;
 
 /// The service; killed when dropped.
 pub(crate) struct Running {
     pub(crate) directory: tempfile::TempDir,
     pub(crate) child: Child,
+    /// Who keeps its descriptors.
+    store: Option<Store>,
 }
 
 impl Running {
@@ -23,25 +28,34 @@ impl Running {
         Self::within(tempfile::tempdir().expect("a directory"), arguments)
     }
 
+    /// The same, with somebody who keeps its descriptors.
+    pub(crate) fn kept(arguments: &[&str]) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = Store::new(directory.path().join("notify"));
+        let child = spawn(&directory.path().join("socket"), Some(&store), arguments);
+        Self { directory, child, store: Some(store) }
+    }
+
     /// The same, with its socket in a directory that is there.
     pub(crate) fn within(directory: tempfile::TempDir, arguments: &[&str]) -> Self {
-        let socket = directory.path().join("socket");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_portcullis"))
-            .arg("run")
-            .args(arguments)
-            .arg("--socket")
-            .arg(&socket)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the service runs");
-        let out = child.stdout.take().expect("its standard output");
-        // It says that it listens once it does; the pipe stays open until it ends.
-        let mut lines = BufReader::new(out).lines().map_while(Result::ok);
-        let said: Vec<String> = lines.by_ref().take_while(|line| !line.starts_with("Listening")).collect();
-        assert!(child.try_wait().expect("its state").is_none(), "the service ended: {said:?}");
-        thread::spawn(move || lines.for_each(drop));
-        Self { directory, child }
+        let child = spawn(&directory.path().join("socket"), None, arguments);
+        Self { directory, child, store: None }
+    }
+
+    /// Kills it, and waits until it is gone.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().expect("killed");
+        self.child.wait().expect("gone");
+    }
+
+    /// Starts it again after it ended.
+    pub(crate) fn again(&mut self, arguments: &[&str]) {
+        self.child = spawn(&self.socket(), self.store.as_ref(), arguments);
+    }
+
+    /// Names of what is kept for it.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.store.as_ref().map(Store::names).unwrap_or_default()
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
@@ -59,6 +73,27 @@ impl Running {
         let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
         command.args(arguments).arg("--socket").arg(self.socket()).output().expect("the command runs")
     }
+}
+
+fn spawn(socket: &Path, store: Option<&Store>, arguments: &[&str]) -> Child {
+    let program = env!("CARGO_BIN_EXE_portcullis");
+    let mut command = store.map_or_else(|| Command::new(program), |store| store.command(program));
+    let mut child = command
+        .arg("run")
+        .args(arguments)
+        .arg("--socket")
+        .arg(socket)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the service runs");
+    let out = child.stdout.take().expect("its standard output");
+    // It says that it listens once it does; the pipe stays open until it ends.
+    let mut lines = BufReader::new(out).lines().map_while(Result::ok);
+    let said: Vec<String> = lines.by_ref().take_while(|line| !line.starts_with("Listening")).collect();
+    assert!(child.try_wait().expect("its state").is_none(), "the service ended: {said:?}");
+    thread::spawn(move || lines.for_each(drop));
+    child
 }
 
 impl Drop for Running {

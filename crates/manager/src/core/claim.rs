@@ -7,7 +7,7 @@ use std::{
 
 use portcullis_spec::Pasid;
 
-use super::{ClientId, Core, Event, Pattern, Policy, Refusal};
+use super::{ClientId, Core, Event, Pattern, Policy, Refusal, ledger::Entry};
 use crate::{
     backend::BackendError,
     inventory::{Device, DeviceId, GroupId, ReservedKind},
@@ -65,7 +65,7 @@ impl Core {
         Ok(all)
     }
 
-    fn may_claim(&self, client: ClientId, policy: &Policy, group: GroupId) -> Result<(), Refusal> {
+    pub(super) fn may_claim(&self, client: ClientId, policy: &Policy, group: GroupId) -> Result<(), Refusal> {
         let Some(state) = self.groups.get(&group) else { return Ok(()) };
         for device in state.members.iter().filter_map(|id| self.devices.get(id)).map(|d| &d.device) {
             if client != ClientId::STATIC && !policy.permits(device) {
@@ -122,7 +122,8 @@ impl Core {
             state.holder = Some(client);
         }
         self.holders_changed += 1;
-        let devices = members.iter().map(|&id| self.device_name(id)).collect();
+        let devices: Vec<String> = members.iter().map(|&id| self.device_name(id)).collect();
+        self.note_down_of(client, || Entry::Claim { client: client.0, devices: devices.clone() });
         self.events.push(Event::Claimed { client: self.client_name(client), devices });
         Ok(())
     }
@@ -160,6 +161,8 @@ impl Core {
         let Some(state) = self.groups.get(&group) else { return };
         let Some(holder) = state.holder else { return };
         let members = state.members.clone();
+        let devices: Vec<String> = members.iter().map(|&id| self.device_name(id)).collect();
+        self.note_down_of(holder, || Entry::Release { devices: devices.clone() });
         self.bring_to_rest(&members);
         if self.safe_state.is_some() {
             return;
@@ -172,7 +175,6 @@ impl Core {
             state.quarantine = why;
         }
         self.holders_changed += 1;
-        let devices = members.iter().map(|&id| self.device_name(id)).collect();
         self.events.push(Event::Released { client: self.client_name(holder), devices });
     }
 

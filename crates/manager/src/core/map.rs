@@ -53,7 +53,7 @@ pub struct Removed {
 }
 
 /// Facts about a space that hold for a whole batch.
-struct Frame {
+pub(super) struct Frame {
     granularity: u64,
     usable: (u64, u64),
     write_only: bool,
@@ -91,26 +91,40 @@ impl Core {
                 }
             }
         }
+        let begun = self.begin_grants(client, space, &mappings, &granted);
         if let Err(refusal) = self.map_in_all_parts(space, &mappings) {
+            self.take_grants_back(begun);
             self.unplace(space, &mappings);
             return Err(refusal);
         }
+        self.grants_made(begun);
         let bytes = mappings.iter().map(|m| m.length).sum();
         let count = mappings.len() as u64;
-        if let Some(state) = self.clients.get_mut(&client) {
-            state.bytes += bytes;
-            state.mappings += count;
-        }
-        if let MapFrom::Memory(memory) = from
-            && let Some(memory) = self.memories.get_mut(&memory)
-        {
-            memory.uses += count;
-        }
+        self.count(client, from, count, bytes);
         self.events.push(Event::Granted { client: self.client_name(client), space, mappings: count, bytes });
         Ok(granted)
     }
 
-    fn frame(&self, client: ClientId, space: u64, from: MapFrom, asked: &[Asked]) -> Result<Frame, Refusal> {
+    /// Counts grants as their client's and their memory's.
+    pub(super) fn count(&mut self, client: ClientId, from: MapFrom, mappings: u64, bytes: u64) {
+        if let Some(state) = self.clients.get_mut(&client) {
+            state.bytes += bytes;
+            state.mappings += mappings;
+        }
+        if let MapFrom::Memory(memory) = from
+            && let Some(memory) = self.memories.get_mut(&memory)
+        {
+            memory.uses += mappings;
+        }
+    }
+
+    pub(super) fn frame(
+        &self,
+        client: ClientId,
+        space: u64,
+        from: MapFrom,
+        asked: &[Asked],
+    ) -> Result<Frame, Refusal> {
         let state = self.space_of(client, space)?;
         let owner = self.clients.get(&client).ok_or(Refusal::NoSuchClient)?;
         let too_much = |what, limit| Refusal::TooMuch { client: owner.policy.name.clone(), what, limit };
@@ -151,7 +165,7 @@ impl Core {
     }
 
     /// Checks one request and enters it in the books of its space.
-    fn place(
+    pub(super) fn place(
         &mut self,
         client: ClientId,
         space: u64,
@@ -368,6 +382,7 @@ impl Core {
 
     fn revoke_taken(&mut self, space: u64, taken: Vec<(u64, Held)>) -> Result<Removed, Refusal> {
         let mappings: Vec<Mapping> = taken.iter().map(|(first, held)| held.mapping(*first)).collect();
+        self.begin_revoking(space, &mappings);
         if let Err(refusal) = self.unmap_in_all_parts(space, &mappings) {
             self.put_back(space, taken);
             return Err(refusal);

@@ -15,21 +15,25 @@
 mod claim;
 mod event;
 mod free;
+mod ledger;
 mod map;
 mod policy;
 mod refusal;
+mod restore;
 mod space;
 mod statics;
 mod view;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    os::fd::OwnedFd,
+    os::fd::{BorrowedFd, OwnedFd},
     sync::Arc,
 };
 
 use portcullis_spec::{Access, Pasid};
 use serde::{Deserialize, Serialize};
+
+use ledger::{Entry, Ledger};
 
 use crate::{
     backend::{Backend, BackendError, Capabilities, Change, MemoryId, Source, SpaceId, ViolationSource},
@@ -37,12 +41,17 @@ use crate::{
 };
 
 pub use event::Event;
+pub use ledger::{BadLedger, Former, Identity};
 pub use map::{Asked, Granted, MapFrom, Removed};
 pub use policy::{Limits, Pattern, Policy};
 pub use refusal::Refusal;
+pub use restore::{Kept, Restored};
 pub use space::Joined;
 pub use statics::StaticGrant;
 pub use view::{DeviceView, GrantView};
+
+/// Descriptors with their names.
+pub type BorrowedFds<'a> = Vec<(String, BorrowedFd<'a>)>;
 
 /// A client, by a number that is never given to another while the manager runs.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -82,6 +91,8 @@ struct GroupState {
 #[derive(Debug)]
 struct Client {
     policy: Arc<Policy>,
+    /// Who it is; what it has is taken up again after a crash only where that is known.
+    identity: Option<Identity>,
     spaces: BTreeSet<u64>,
     memories: BTreeSet<MemoryId>,
     /// Over all its spaces.
@@ -125,6 +136,7 @@ struct Space {
 #[derive(Debug)]
 struct Memory {
     owner: ClientId,
+    file: Arc<OwnedFd>,
     length: u64,
     writable: bool,
     /// Mappings that lead to it.
@@ -153,6 +165,10 @@ pub struct Core {
     next_grant: u64,
     /// Changes whenever a device gets another holder; readers of violations look at it.
     holders_changed: u64,
+    /// Where it is written down who has what, if that is to outlive the process.
+    ledger: Option<Ledger>,
+    /// Changes whenever other descriptors than before have to outlive the process.
+    kept_changed: u64,
 }
 
 impl std::fmt::Debug for Core {
@@ -200,6 +216,8 @@ impl Core {
             next_memory: 1,
             next_grant: 1,
             holders_changed: 0,
+            ledger: None,
+            kept_changed: 0,
         };
         for group in inventory.groups {
             core.groups
@@ -209,7 +227,7 @@ impl Core {
             core.add_device(id, device);
         }
         let policy = Arc::new(Policy { name: "static grants".into(), ..Policy::default() });
-        core.clients.insert(ClientId::STATIC, Client::new(policy));
+        core.clients.insert(ClientId::STATIC, Client::new(policy, None));
         Ok(core)
     }
 
@@ -253,11 +271,27 @@ impl Core {
     ///
     /// [`Refusal::SafeState`].
     pub fn connect(&mut self, policy: Arc<Policy>) -> Result<ClientId, Refusal> {
+        self.connect_as(policy, None)
+    }
+
+    /// As [`Core::connect`]; a client that is known by its process can have back what it had after a crash of this one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Core::connect`].
+    pub fn connect_as(
+        &mut self,
+        policy: Arc<Policy>,
+        identity: Option<Identity>,
+    ) -> Result<ClientId, Refusal> {
         self.alive()?;
         let client = ClientId(self.next_client);
         self.next_client += 1;
         self.events.push(Event::ClientCame { client, name: policy.name.clone() });
-        self.clients.insert(client, Client::new(policy));
+        if let Some(identity) = identity {
+            self.note_down(&Entry::Client { client: client.0, name: policy.name.clone(), identity });
+        }
+        self.clients.insert(client, Client::new(policy, identity));
         Ok(client)
     }
 
@@ -266,6 +300,7 @@ impl Core {
         if client == ClientId::STATIC || !self.clients.contains_key(&client) {
             return;
         }
+        self.note_down_of(client, || Entry::Gone { client: client.0 });
         let groups: Vec<GroupId> =
             self.groups.iter().filter(|(_, g)| g.holder == Some(client)).map(|(&id, _)| id).collect();
         for group in groups {
@@ -278,6 +313,7 @@ impl Core {
         }
         for memory in memories {
             self.memories.remove(&memory);
+            self.kept_changed += 1;
             self.finish(|backend| backend.remove_memory(memory));
         }
         if let Some(state) = self.clients.remove(&client) {
@@ -305,9 +341,11 @@ impl Core {
         }
         let id = MemoryId(self.next_memory);
         self.next_memory += 1;
-        let added = self.backend.add_memory(id, file, length, writable);
+        let added = self.backend.add_memory(id, file.clone(), length, writable);
         self.carried_out(added)?;
-        self.memories.insert(id, Memory { owner: client, length, writable, uses: 0 });
+        self.note_down_of(client, || Entry::Memory { client: client.0, memory: id.0, length, writable });
+        self.kept_changed += 1;
+        self.memories.insert(id, Memory { owner: client, file, length, writable, uses: 0 });
         if let Some(state) = self.clients.get_mut(&client) {
             state.memories.insert(id);
         }
@@ -329,6 +367,8 @@ impl Core {
                 by: format!("{uses} grants"),
             });
         }
+        self.note_down_of(client, || Entry::NoMemory { memory: memory.0 });
+        self.kept_changed += 1;
         let removed = self.backend.remove_memory(memory);
         self.carried_out(removed)?;
         self.memories.remove(&memory);
@@ -363,6 +403,7 @@ impl Core {
 
     fn remove_device(&mut self, id: DeviceId) {
         let Some(state) = self.devices.remove(&id) else { return };
+        self.note_down(&Entry::Release { devices: vec![state.device.name.clone()] });
         for (&pasid, &space) in &state.attached {
             if let Some(space) = self.spaces.get_mut(&space) {
                 space.attached.remove(&(id, pasid));
@@ -384,6 +425,7 @@ impl Core {
     /// Blocks everything that was granted, for good.
     pub fn enter_safe_state(&mut self, why: impl Into<String>) {
         if self.safe_state.is_none() {
+            self.forget_ledger();
             self.backend.block_everything();
             let why = why.into();
             self.events.push(Event::SafeState(why.clone()));
@@ -460,7 +502,7 @@ impl Core {
 }
 
 impl Client {
-    fn new(policy: Arc<Policy>) -> Self {
-        Self { policy, spaces: BTreeSet::new(), memories: BTreeSet::new(), bytes: 0, mappings: 0 }
+    fn new(policy: Arc<Policy>, identity: Option<Identity>) -> Self {
+        Self { policy, identity, spaces: BTreeSet::new(), memories: BTreeSet::new(), bytes: 0, mappings: 0 }
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use portcullis_spec::{Access, Iova, Pasid, PhysAddr};
 
-use super::{ClientId, Core, Event, Held, Keeper, Refusal, Space};
+use super::{ClientId, Core, Event, Held, Keeper, Refusal, Space, ledger::Entry};
 use crate::{
     backend::{Mapping, Source, SpaceId},
     inventory::{Device, DeviceId, ReservedKind, UnitId},
@@ -39,6 +39,16 @@ impl Core {
         if client != ClientId::STATIC && state.spaces.len() as u64 >= limit {
             return Err(Refusal::TooMuch { client: state.policy.name.clone(), what: "spaces", limit });
         }
+        let id = self.next_space;
+        self.make_space(client, id)?;
+        self.next_space += 1;
+        self.note_down_of(client, || Entry::Space { client: client.0, space: id });
+        Ok(id)
+    }
+
+    /// Makes the space with this number, which is free.
+    pub(super) fn make_space(&mut self, client: ClientId, id: u64) -> Result<(), Refusal> {
+        let state = self.clients.get_mut(&client).ok_or(Refusal::NoSuchClient)?;
         let unity = &state.policy.unity;
         if !unity.is_empty() && !self.capabilities.physical {
             return Err(Refusal::Unsupported {
@@ -60,8 +70,6 @@ impl Core {
             };
             mappings.insert(*range.start(), held);
         }
-        let id = self.next_space;
-        self.next_space += 1;
         state.spaces.insert(id);
         let space = Space {
             owner: client,
@@ -72,7 +80,7 @@ impl Core {
             reserved: Vec::new(),
         };
         self.spaces.insert(id, space);
-        Ok(id)
+        Ok(())
     }
 
     /// Removes a space and all its grants. Devices that were attached reach nothing.
@@ -94,7 +102,9 @@ impl Core {
     /// Removes a space whose owner may be gone; in the safe state only from the books.
     pub(super) fn drop_space(&mut self, id: u64) {
         let Some(space) = self.spaces.get(&id) else { return };
-        for (device, pasid) in space.attached.clone() {
+        let (owner, attached) = (space.owner, space.attached.clone());
+        self.note_down_of(owner, || Entry::NoSpace { space: id });
+        for (device, pasid) in attached {
             self.detach_one(id, device, pasid);
         }
         let Some(space) = self.spaces.remove(&id) else { return };
@@ -212,7 +222,7 @@ impl Core {
     }
 
     /// Whether every mapping of the space can be made for the device.
-    fn fits_space(&self, space: u64, device: &Device) -> Result<(), Refusal> {
+    pub(super) fn fits_space(&self, space: u64, device: &Device) -> Result<(), Refusal> {
         let Some(state) = self.spaces.get(&space) else { return Err(Refusal::NoSuchSpace(space)) };
         let Some(unit) = device.unit.and_then(|u| self.unit(u)) else {
             return Err(Refusal::Unguarded(device.name.clone()));
@@ -274,7 +284,12 @@ impl Core {
         first..=last
     }
 
-    fn attach_one(&mut self, space: u64, id: DeviceId, pasid: Option<Pasid>) -> Result<u64, Refusal> {
+    pub(super) fn attach_one(
+        &mut self,
+        space: u64,
+        id: DeviceId,
+        pasid: Option<Pasid>,
+    ) -> Result<u64, Refusal> {
         let Some(unit) = self.devices.get(&id).and_then(|d| d.device.unit) else {
             return Err(Refusal::Unguarded(self.device_name(id)));
         };
@@ -295,6 +310,11 @@ impl Core {
         if let Some(state) = self.spaces.get_mut(&space) {
             state.attached.insert((id, pasid));
         }
+        self.note_down_of_space(space, id, |device| Entry::Attach {
+            space,
+            device,
+            pasid: pasid.map(Pasid::value),
+        });
         self.refresh_reserved(space);
         Ok(replayed)
     }
@@ -450,6 +470,11 @@ impl Core {
     }
 
     pub(super) fn detach_one(&mut self, space: u64, id: DeviceId, pasid: Option<Pasid>) {
+        self.note_down_of_space(space, id, |device| Entry::Detach {
+            space,
+            device,
+            pasid: pasid.map(Pasid::value),
+        });
         let unit = self.devices.get(&id).and_then(|d| d.device.unit);
         let part = unit.and_then(|unit| self.spaces.get(&space)?.parts.get(&unit).copied());
         if let Some(part) = part

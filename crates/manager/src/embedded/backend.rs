@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs::File,
-    os::fd::OwnedFd,
+    os::fd::{BorrowedFd, OwnedFd},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -45,7 +45,12 @@ pub struct EmbeddedBackend<M: Machine = VtdMachine> {
     memories: BTreeMap<MemoryId, PhysAddr>,
     ram: PhysAddr,
     read: bool,
+    /// The devices' ends of sockets that clients of a former process have, by device.
+    adopted: BTreeMap<String, OwnedFd>,
 }
+
+/// Before a device's name, in the name of its end of its client's socket.
+const SOCKET: &str = "embedded-";
 
 impl EmbeddedBackend {
     /// A VT-d platform with these devices, named and in the order of their addresses.
@@ -94,6 +99,7 @@ impl<M: Machine> EmbeddedBackend<M> {
             memories: BTreeMap::new(),
             ram,
             read: false,
+            adopted: BTreeMap::new(),
         })
     }
 
@@ -252,6 +258,36 @@ impl<M: Machine> Backend for EmbeddedBackend<M> {
 
     fn claim(&mut self, devices: &[DeviceId]) -> Result<(), BackendError> {
         devices.iter().try_for_each(|&device| self.device(device).map(|_| ()))
+    }
+
+    /// The machine ended with the former process; its devices go on with what their clients' sockets say.
+    fn resume(&mut self, devices: &[DeviceId]) -> Result<(), BackendError> {
+        for &id in devices {
+            let platform: Arc<dyn Dma> = self.platform.clone();
+            let name = self.names.get(id.0 as usize).ok_or(BackendError::Gone)?;
+            if let Some(socket) = self.adopted.remove(name) {
+                let system =
+                    |source| BackendError::System { what: "starting a simulated device".into(), source };
+                self.device(id)?.go_on(platform, socket).map_err(system)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self) -> Result<(), BackendError> {
+        self.adopted.clear();
+        Ok(())
+    }
+
+    fn keep(&self) -> Vec<(String, BorrowedFd<'_>)> {
+        let devices = self.names.iter().zip(&self.devices);
+        devices.filter_map(|(name, device)| Some((format!("{SOCKET}{name}"), device.socket()?))).collect()
+    }
+
+    fn adopt(&mut self, kept: Vec<(String, OwnedFd)>) {
+        let named =
+            kept.into_iter().filter_map(|(name, socket)| Some((name.strip_prefix(SOCKET)?.into(), socket)));
+        self.adopted.extend(named);
     }
 
     fn quiesce(&mut self, device: DeviceId) -> Result<(), BackendError> {

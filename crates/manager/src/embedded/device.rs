@@ -6,7 +6,7 @@
 
 use std::{
     io,
-    os::fd::OwnedFd,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{
         Arc, Condvar, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -248,6 +248,17 @@ impl Simulated {
     pub(super) fn start(&mut self, platform: Arc<dyn Dma>) -> io::Result<OwnedFd> {
         let kind = SocketType::SEQPACKET;
         let (theirs, ours) = socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?;
+        self.go_on(platform, ours)?;
+        Ok(theirs)
+    }
+
+    /// The device's end of the socket by which it is told what to do.
+    pub(super) fn socket(&self) -> Option<BorrowedFd<'_>> {
+        self.socket.as_deref().map(OwnedFd::as_fd)
+    }
+
+    /// Lets the device do what it is told through a socket.
+    pub(super) fn go_on(&mut self, platform: Arc<dyn Dma>, ours: OwnedFd) -> io::Result<()> {
         let ours = Arc::new(ours);
         let worker = Worker {
             kind: self.kind,
@@ -265,7 +276,7 @@ impl Simulated {
         self.socket = Some(ours);
         *self.gate.stopped.lock().unwrap_or_else(PoisonError::into_inner) = false;
         self.gate.changed.notify_all();
-        Ok(theirs)
+        Ok(())
     }
 
     /// Stops DMA; on return none is in progress. The thread ends with its socket.

@@ -236,6 +236,10 @@ impl Service {
                 self.introduce(session, &asked.client)?;
                 say(out, &api::Nothing {}, false);
             }
+            "Resume" => {
+                let asked: api::Resume = read(parameters)?;
+                say(out, &self.resume(session, asked.client)?, false);
+            }
             "Release" => {
                 let asked: api::Release = read(parameters)?;
                 let force = asked.force == Some(true);

@@ -52,7 +52,7 @@ pub enum Ended {
 ///
 /// Why it ended.
 pub fn serve(
-    core: Core,
+    mut core: Core,
     settings: Settings,
     mut inherited: Inherited,
     ready: impl FnOnce(&Path) -> io::Result<()>,
@@ -71,6 +71,8 @@ pub fn serve(
     let ended = tokio::task::LocalSet::new().block_on(&runtime, async {
         let listener = UnixListener::from_std(listener).map_err(system("cannot listen"))?;
         let metrics = inherited.metrics.take();
+        let kept = std::mem::take(&mut inherited.kept);
+        let restored = super::resume::take_up(&mut core, &settings.policies, kept);
         let service = Rc::new(Service::new(core, settings));
         if let Some(metrics) = metrics {
             let metrics =
@@ -78,7 +80,8 @@ pub fn serve(
             tokio::task::spawn_local(super::metrics::serve(service.clone(), metrics));
         }
         systemd::remember(&service, &mut inherited);
-        systemd::keep(&service);
+        service.publish();
+        super::resume::wait_for(&service, restored);
         ready(&path).map_err(system("cannot finish starting"))?;
         service.publish();
         systemd::ready();

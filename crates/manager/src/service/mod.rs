@@ -12,6 +12,8 @@
 //! | `metrics` | counts over HTTP, where configured |
 //! | `privileges` | what the process gives up |
 //! | `budget` | what one user can occupy |
+//! | `resume` | clients of a former process, until they come back |
+//! | `watch` | waiting for a descriptor
 //! | `systemd` | readiness, watchdog, descriptors that outlive the process |
 
 mod budget;
@@ -24,7 +26,9 @@ mod message;
 mod metrics;
 mod policies;
 pub mod privileges;
+mod resume;
 mod systemd;
+mod watch;
 
 use std::{
     cell::{Cell, RefCell},
@@ -38,7 +42,7 @@ use portcullis_client::api;
 use tokio::sync::{Notify, broadcast};
 
 use crate::{
-    core::{ClientId, Core, Event, Policy, Refusal},
+    core::{ClientId, Core, Event, Policy, Refusal, Restored},
     journal::{Attributions, Disk, Journal, Reader, Record, Seen},
 };
 use connection::Told;
@@ -88,6 +92,10 @@ struct Service {
     attributions: Arc<RwLock<Arc<Attributions>>>,
     /// For which state of the core the attributions were made.
     attributed: Cell<u64>,
+    /// For which state of the core descriptors were left with systemd.
+    left: Cell<u64>,
+    /// Clients of a former process that have not come back yet.
+    absent: RefCell<BTreeMap<ClientId, Restored>>,
     followers: broadcast::Sender<Told>,
     policies: Policies,
     warnings: Vec<String>,
@@ -113,6 +121,8 @@ impl Service {
         let attributions = Arc::new(RwLock::new(Arc::new(Attributions::of(&core))));
         let service = Self {
             attributed: Cell::new(core.holders_changed()),
+            left: Cell::new(u64::MAX),
+            absent: RefCell::default(),
             core: Arc::new(Mutex::new(core)),
             journal: Arc::new(Mutex::new(Journal::new(settings.journal))),
             attributions,
@@ -165,7 +175,8 @@ impl Service {
         if let Some(client) = session.client {
             return Ok(client);
         }
-        let client = self.core().connect(session.policy.clone())?;
+        let identity = systemd::keeps().then(|| resume::identity(&session.peer)).flatten();
+        let client = self.core().connect_as(session.policy.clone(), identity)?;
         session.client = Some(client);
         self.peers.borrow_mut().insert(client, session.peer);
         Ok(client)
@@ -199,16 +210,20 @@ impl Service {
 
     /// Makes known what the core did since the last call.
     fn publish(&self) {
-        let (events, changed, attributions) = {
+        let (events, changed, kept, attributions) = {
             let mut core = self.core();
+            core.tidy_ledger();
             let changed = core.holders_changed();
+            let kept = core.kept_changed();
             let attributions = (changed != self.attributed.get()).then(|| Attributions::of(&core));
-            (core.take_events(), changed, attributions)
+            (core.take_events(), changed, kept, attributions)
         };
+        if self.left.replace(kept) != kept {
+            systemd::keep(self);
+        }
         if let Some(attributions) = attributions {
             *self.attributions.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(attributions);
             self.attributed.set(changed);
-            systemd::keep(self);
         }
         let time = now();
         for event in events {

@@ -6,15 +6,17 @@
 use std::{
     collections::BTreeSet,
     os::{
-        fd::{FromRawFd, OwnedFd},
+        fd::{AsFd, FromRawFd, OwnedFd},
         unix::net::UnixListener,
     },
     time::Duration,
 };
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sd_notify::NotifyState;
 
 use super::Service;
+use crate::core::Kept;
 
 /// Name of the socket in a unit file's `FileDescriptorName=`, and what systemd calls it without one.
 const SOCKET_NAMES: [&str; 2] = ["varlink", "portcullis.socket"];
@@ -24,8 +26,8 @@ const SOCKET_NAMES: [&str; 2] = ["varlink", "portcullis.socket"];
 pub struct Inherited {
     /// The socket to listen on.
     pub socket: Option<UnixListener>,
-    /// Descriptors that a former process kept, with their names, for the back end.
-    pub kept: Vec<(String, OwnedFd)>,
+    /// Descriptors that a former process kept.
+    pub kept: Kept,
     /// Where the metrics page is served, opened while the process still may.
     pub metrics: Option<std::net::TcpListener>,
     /// Names of those descriptors, which systemd has until it is told to forget them.
@@ -48,6 +50,7 @@ impl Inherited {
     pub fn take() -> Self {
         let mut inherited = Self::default();
         let Ok(descriptors) = sd_notify::listen_fds_with_names() else { return inherited };
+        let mut kept = Vec::new();
         for (raw, name) in descriptors {
             // SAFETY: systemd passed this descriptor to this process alone (`listen_fds` compared the process number), and
             // nobody else takes it: this runs once, at start.
@@ -56,9 +59,10 @@ impl Inherited {
                 inherited.socket.get_or_insert_with(|| descriptor.into());
             } else {
                 inherited.names.insert(name.clone());
-                inherited.kept.push((name, descriptor));
+                kept.push((name, descriptor));
             }
         }
+        inherited.kept = Kept::sort(kept);
         inherited
     }
 }
@@ -82,12 +86,23 @@ pub(super) fn remember(service: &Service, inherited: &mut Inherited) {
     *service.kept.borrow_mut() = std::mem::take(&mut inherited.names);
 }
 
-/// Leaves the back end's descriptors with systemd, so that devices stay blocked by them over a crash, and takes back what the
-/// back end has let go of: a group of VFIO's that somebody keeps open cannot be claimed again.
+/// Whether there is anyone to leave descriptors with.
+pub(super) fn keeps() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some()
+}
+
+/// Leaves with systemd what must outlive a crash for devices to stay as they are, and takes back what is not needed any more: a
+/// group of VFIO's that somebody keeps open cannot be claimed again.
+///
+/// Returns once systemd has all of it: until then a crash could lose what a client was told it has.
 pub(super) fn keep(service: &Service) {
+    if !keeps() {
+        return;
+    }
     let mut kept = service.kept.borrow_mut();
     let core = service.core();
-    let now = core.backend().keep();
+    let before = kept.clone();
+    let now = core.kept();
     let mut gone = std::mem::take(&mut *kept);
     for (name, descriptor) in now {
         if !gone.remove(&name) {
@@ -100,6 +115,23 @@ pub(super) fn keep(service: &Service) {
     }
     for name in gone {
         tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(&name)]);
+    }
+    if *kept != before
+        && let Err(error) = wait_until_taken()
+    {
+        tracing::debug!(%error, "systemd does not say that it has what was left with it");
+    }
+}
+
+/// Waits until everything that was sent before has been received (sd_notify_barrier(3)): the descriptor is closed then.
+fn wait_until_taken() -> std::io::Result<()> {
+    let (ours, theirs) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    sd_notify::notify_with_fds(&[NotifyState::Custom("BARRIER=1")], &[theirs.as_fd()])?;
+    drop(theirs);
+    let patience = Timespec { tv_sec: 5, tv_nsec: 0 };
+    match poll(&mut [PollFd::new(&ours, PollFlags::empty())], Some(&patience))? {
+        0 => Err(std::io::ErrorKind::TimedOut.into()),
+        _ => Ok(()),
     }
 }
 

@@ -153,21 +153,49 @@ impl Vfio {
         Ok(())
     }
 
-    /// Takes up what a former manager left: groups that it kept open are blocked and given back when nobody has their devices any
-    /// more; functions that it had taken go back to their drivers.
-    pub(super) fn recover(&mut self) -> Result<(), BackendError> {
+    /// Takes over the groups that a former manager kept open; what they reach stays as it is.
+    pub(super) fn adopt_groups(&mut self) -> Result<(), BackendError> {
         for (number, kept) in std::mem::take(&mut self.adopted) {
             let (Some(group), Some(container)) = kept else { continue };
-            self.kernel.unmap_all(container.as_fd()).map_err(system(format!("blocking group {number}")))?;
             let members = self.functions.iter().filter(|(_, function)| function.group == Some(number));
             let handed = |function: &Function| function.driver.as_deref() == Some(VFIO_PCI);
             let devices: Vec<(DeviceId, String, bool)> =
                 members.map(|(&id, function)| (id, function.name.clone(), handed(function))).collect();
-            let mut group = HeldGroup::new(&*self.kernel, number, group, container, devices)
-                .map_err(system(format!("taking up group {number}")))?;
+            let what = format!("taking up group {number}");
+            match HeldGroup::new(&*self.kernel, number, group, container, devices) {
+                Ok(group) => _ = self.former.insert(number, group),
+                // Its descriptors are closed by now: the kernel has taken the devices' mappings away.
+                Err(error) => tracing::warn!("{what}: {error}"),
+            }
+        }
+        Ok(())
+    }
+
+    /// A client of the former manager has its group again.
+    pub(super) fn resume_group(&mut self, devices: &[DeviceId]) -> Result<(), BackendError> {
+        let (number, _) = self.group_of(devices)?;
+        let mut group = self.former.remove(&number).ok_or_else(|| BackendError::Unsupported {
+            what: "taking up what a former process had",
+            why: format!("no descriptor of group {number} was kept"),
+        })?;
+        group.resumed = true;
+        self.held.insert(number, group);
+        Ok(())
+    }
+
+    /// What nobody has taken up again is blocked, and given back when nobody has its devices any more.
+    pub(super) fn settle_groups(&mut self) -> Result<(), BackendError> {
+        for (_, mut group) in std::mem::take(&mut self.former) {
+            group.unmap_all(&*self.kernel)?;
             group.block(&*self.kernel);
             // Busy is what it is as long as the client lives.
             let _ = self.give_back(group, Duration::ZERO);
+        }
+        for group in self.held.values_mut().filter(|group| group.resumed) {
+            group.resumed = false;
+            if group.attached.is_none() {
+                group.unmap_all(&*self.kernel)?;
+            }
         }
         self.retry();
         Ok(())
@@ -180,7 +208,8 @@ impl Vfio {
             let _ = self.give_back(group, Duration::ZERO);
         }
         let ours = |name: &str| {
-            self.held.values().chain(self.left.values()).any(|group| group.devices().any(|(_, n)| n == name))
+            let mut groups = self.held.values().chain(self.left.values()).chain(self.former.values());
+            groups.any(|group| group.devices().any(|(_, n)| n == name))
         };
         let taken: Vec<String> =
             self.drivers.taken().filter(|name| !ours(name)).map(ToOwned::to_owned).collect();

@@ -38,6 +38,9 @@ pub(super) struct HeldGroup {
     devices: BTreeMap<DeviceId, (String, Option<OwnedFd>)>,
     /// The space that is mapped, and the devices that it was attached to.
     pub(super) attached: Option<(SpaceId, BTreeSet<DeviceId>)>,
+    /// It was taken up from a former process, and what that mapped is still mapped.
+    pub(super) resumed: bool,
+    /// Mappings made since `facts` were asked for.
     made: u64,
 }
 
@@ -56,7 +59,7 @@ impl HeldGroup {
             let descriptor = if handed { Some(kernel.open_device(group.as_fd(), &name)?) } else { None };
             opened.insert(id, (name, descriptor));
         }
-        Ok(Self { number, group, container, facts, devices: opened, attached: None, made: 0 })
+        Ok(Self { number, group, container, facts, devices: opened, attached: None, resumed: false, made: 0 })
     }
 
     /// Its devices' numbers and names.
@@ -162,6 +165,16 @@ impl HeldGroup {
                 self.number
             ))),
         }
+    }
+
+    /// Removes whatever is mapped in the range.
+    pub(super) fn clear(&self, kernel: &dyn Kernel, iova: Iova, length: u64) -> Result<(), BackendError> {
+        kernel.unmap(self.container.as_fd(), iova.0, length).map(|_| ()).map_err(|error| {
+            BackendError::Unknown(format!(
+                "clearing {length:#x} bytes at {iova} for group {}: {error}",
+                self.number
+            ))
+        })
     }
 
     /// Removes all mappings: on return its devices reach nothing.

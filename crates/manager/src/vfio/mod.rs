@@ -78,6 +78,8 @@ pub struct Vfio {
     held: BTreeMap<u32, HeldGroup>,
     /// Groups that nobody has any more, and that cannot be given back because somebody has a descriptor of theirs.
     left: BTreeMap<u32, HeldGroup>,
+    /// Groups of a former process's clients, as it left them.
+    former: BTreeMap<u32, HeldGroup>,
     /// Groups and containers that a former process kept.
     adopted: BTreeMap<u32, (Option<OwnedFd>, Option<OwnedFd>)>,
     memories: BTreeMap<MemoryId, Memory>,
@@ -119,6 +121,7 @@ impl Vfio {
             log: None,
             held: BTreeMap::new(),
             left: BTreeMap::new(),
+            former: BTreeMap::new(),
             adopted: BTreeMap::new(),
             memories: BTreeMap::new(),
             spaces: BTreeMap::new(),
@@ -177,7 +180,8 @@ impl Backend for Vfio {
 
     fn inventory(&mut self) -> Result<Inventory, BackendError> {
         self.look()?;
-        self.recover()?;
+        self.adopt_groups()?;
+        self.retry();
         self.look()
     }
 
@@ -206,6 +210,23 @@ impl Backend for Vfio {
 
     fn claim(&mut self, devices: &[DeviceId]) -> Result<(), BackendError> {
         self.claim_group(devices)
+    }
+
+    fn resume(&mut self, devices: &[DeviceId]) -> Result<(), BackendError> {
+        self.resume_group(devices)
+    }
+
+    fn clear(&mut self, space: SpaceId, iova: Iova, length: u64) -> Result<(), BackendError> {
+        let Some(state) = self.spaces.get(&space) else { return Ok(()) };
+        for number in &state.groups {
+            let Some(group) = self.held.get(number) else { continue };
+            group.clear(&*self.kernel, iova, length)?;
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self) -> Result<(), BackendError> {
+        self.settle_groups()
     }
 
     fn quiesce(&mut self, device: DeviceId) -> Result<(), BackendError> {
@@ -277,6 +298,14 @@ impl Backend for Vfio {
             devices.insert(device);
             return Ok(());
         }
+        if let Some(group) = self.held.get_mut(&number).filter(|group| group.resumed) {
+            // Its container has these mappings from the process before.
+            group.attached = Some((space, BTreeSet::from([device])));
+            if let Some(state) = self.spaces.get_mut(&space) {
+                state.groups.insert(number);
+            }
+            return Ok(());
+        }
         let bytes = state.mappings.values().map(|mapping| mapping.length).fold(0, u64::saturating_add);
         limits::memory(&*self.kernel, bytes, 1, 0)?;
         let mut made = Ok(());
@@ -323,7 +352,9 @@ impl Backend for Vfio {
         let unsupported = |why: &str| BackendError::Unsupported { what: "this mapping", why: why.into() };
         let state = self.spaces.get(&space).ok_or_else(|| unsupported("there is no such space"))?;
         let groups: Vec<u32> = state.groups.iter().copied().collect();
-        limits::memory(&*self.kernel, mapping.length, groups.len() as u64, absent(memory))?;
+        if !groups.is_empty() {
+            limits::memory(&*self.kernel, mapping.length, groups.len() as u64, absent(memory))?;
+        }
         for (done, &number) in groups.iter().enumerate() {
             if let Err(error) = self.map_in(number, mapping) {
                 for number in &groups[..done] {
@@ -357,13 +388,14 @@ impl Backend for Vfio {
     }
 
     fn block_everything(&mut self) {
-        for group in self.held.values_mut().chain(self.left.values_mut()) {
+        let groups = self.held.values_mut().chain(self.left.values_mut());
+        for group in groups.chain(self.former.values_mut()) {
             group.block(&*self.kernel);
         }
     }
 
     fn keep(&self) -> Vec<(String, BorrowedFd<'_>)> {
-        let groups = self.held.values().chain(self.left.values());
+        let groups = self.held.values().chain(self.left.values()).chain(self.former.values());
         groups
             .flat_map(|held| {
                 let number = held.number;

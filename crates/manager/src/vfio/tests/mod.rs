@@ -270,3 +270,62 @@ fn hot_plugged_device_is_told_once_and_a_pulled_one_too() {
     assert_eq!(vfio.changes(), [Change::Disappeared(*id)]);
     assert!(vfio.changes().is_empty());
 }
+
+/// What a manager leaves behind when it is killed, for the next one.
+fn killed(vfio: Vfio) -> Vec<(String, OwnedFd)> {
+    let kept = vfio.keep();
+    kept.into_iter().map(|(name, fd)| (name, fd.try_clone_to_owned().expect("kept"))).collect()
+}
+
+fn successor(fake: &Fake, kept: Vec<(String, OwnedFd)>) -> Vfio {
+    let mut vfio = Vfio::with(Box::new(fake.clone()), &fake.runtime()).expect("a back end");
+    vfio.adopt(kept);
+    vfio.inventory().expect("an inventory");
+    vfio
+}
+
+#[test]
+fn what_is_taken_up_stays_mapped_and_the_rest_is_blocked() {
+    let fake = machine();
+    let (mut vfio, _) = attached(&fake, &[DISK, TWINS[0], TWINS[1]]);
+    for first in [1, 5] {
+        vfio.map(SPACE, &pages(first, 1)).expect("mapped");
+    }
+    let mut next = successor(&fake, killed(vfio));
+    assert_eq!((fake.reached(3).len(), fake.reached(7).len()), (2, 2), "nothing is cut off meanwhile");
+    let disk = number(&next, DISK);
+    next.resume(&[disk]).expect("its group was kept");
+    assert!(next.resume(&[disk]).is_err(), "only once");
+    let memory = memfd_create("client", MemfdFlags::CLOEXEC).expect("a memfd");
+    ftruncate(&memory, LENGTH).expect("its length");
+    next.add_memory(MemoryId(1), Arc::new(memory), LENGTH, true).expect("memory");
+    next.create_space(SPACE, UnitId(0)).expect("a space");
+    next.map(SPACE, &pages(1, 1)).expect("noted");
+    next.attach(SPACE, disk, None).expect("attached");
+    assert_eq!(fake.reached(3).len(), 2, "it is mapped already");
+    next.clear(SPACE, Iova(5 * 0x1000), 0x1000).expect("cleared");
+    next.clear(SPACE, Iova(9 * 0x1000), 0x1000).expect("nothing was there");
+    next.settle().expect("settled");
+    assert_eq!((fake.reached(3).len(), fake.reached(7).len()), (1, 0));
+    assert_eq!(fake.driver(TWINS[0]).as_deref(), Some("nvme"), "nobody took it up");
+    // From here on it is a group like any other.
+    next.map(SPACE, &pages(2, 1)).expect("mapped");
+    next.unmap(SPACE, &pages(1, 1)).expect("unmapped");
+    assert_eq!(fake.reached(3).len(), 1);
+    next.detach(SPACE, disk, None).expect("detached");
+    assert_eq!(fake.reached(3).len(), 0);
+    next.release(&[disk]).expect("released");
+    assert_eq!(fake.driver(DISK).as_deref(), Some("nvme"));
+}
+
+#[test]
+fn what_is_taken_up_and_not_attached_is_blocked() {
+    let fake = machine();
+    let (mut vfio, _) = attached(&fake, &[DISK]);
+    vfio.map(SPACE, &pages(1, 1)).expect("mapped");
+    let mut next = successor(&fake, killed(vfio));
+    let disk = number(&next, DISK);
+    next.resume(&[disk]).expect("its group was kept");
+    next.settle().expect("settled");
+    assert_eq!((fake.reached(3).len(), fake.driver(DISK).as_deref()), (0, Some("vfio-pci")));
+}
