@@ -144,6 +144,12 @@ impl Local {
                 self.service = Some(Client::connect(None)?);
                 Ok(String::new())
             }
+            ["resume"] => {
+                let mut service = Client::connect(None)?;
+                let resumed = service.resume(None)?;
+                self.service = Some(service);
+                Ok(format!("{} {:?}", resumed.devices.join(" "), resumed.spaces))
+            }
             ["claim", device] => {
                 let claimed = self.service()?.claim(device)?;
                 let mut names = Vec::new();

@@ -405,7 +405,7 @@ fn killed_client_leaves_nothing_behind(world: &World) -> Result<()> {
 fn killed_service_widens_nothing_and_takes_up_again(world: &World) -> Result<()> {
     let mut stage = Stage::set(world)?;
     let mut storage = stage.storage()?;
-    let (mut lab, _, memory) = stage.lab()?;
+    let (mut lab, space, memory) = stage.lab()?;
     storage.ask("disk traffic start")?;
     eventually("traffic", || Ok(storage.ask("disk traffic count")?.parse::<u64>()? > 10))?;
     lab.ask(&format!("put {memory} 0 {PATTERN}"))?;
@@ -418,34 +418,45 @@ fn killed_service_widens_nothing_and_takes_up_again(world: &World) -> Result<()>
         lab.ask(&format!("edu write {outside:#x}"))?;
     }
     // The disk's memory is at DISK_IOVA: had `edu` reached it, the queues there would be destroyed and the traffic would end.
-    let count: u64 = storage.ask("disk traffic count")?.parse()?;
+    let mut count: u64 = storage.ask("disk traffic count")?.parse()?;
     stage.start(true)?;
     println!("{count} transfers when the service came back");
-    // Clients come back with what they still have in their hands, and have it again by asking.
-    // The disk was cut off amid its traffic, so how that ended does not count.
-    let _ = storage.tell("disk traffic stop")?;
-    storage.ask("connect")?;
-    lab.ask("connect")?;
-    // What the former service granted is gone until the new one grants it.
-    lab.ask("edu enable")?;
+    // What was granted holds all along, and nothing else: the disk's traffic has not stopped for a moment.
+    count = storage.ask("disk traffic count")?.parse()?;
+    eventually("traffic goes on", || Ok(storage.ask("disk traffic count")?.parse::<u64>()? > count + 10))?;
     lab.ask(&format!("edu write {:#x}", EDU_IOVA + 0x3000))?;
-    ensure!(lab.ask(&format!("get {memory} 0x3000 16"))? == NOTHING, "a grant that nobody made");
-    lab.ask("edu stop")?;
-    let (_, memory) = stage.claim_edu(&mut lab)?;
-    lab.ask(&format!("put {memory} 0 {PATTERN}"))?;
-    lab.ask(&format!("edu read {EDU_IOVA:#x}"))?;
+    ensure!(lab.ask(&format!("get {memory} 0x3000 16"))? == PATTERN, "the grant of before");
+    let outside = EDU_IOVA + (1 << 20);
+    stage.refused_dma(&mut lab, &format!("edu write {outside:#x}"), EDU_CLIENT, &stage.edu, outside)?;
+    // Nobody else can have it, and its client has it again by asking.
+    let mut stranger = Remote::start(EDU_USER)?;
+    ensure!(stranger.refused(&format!("claim {}", stage.edu))?.name == "Held", "it was taken up");
+    ensure!(stranger.refused("resume")?.name == "NoSuchClient", "another process");
+    ensure!(lab.ask("resume")?.starts_with(&stage.edu), "the same process");
+    lab.ask(&format!("unmap {space} {EDU_IOVA:#x} 1048576"))?;
+    lab.ask(&format!("edu write {:#x}", EDU_IOVA + 0x4000))?;
+    ensure!(lab.ask(&format!("get {memory} 0x4000 16"))? == NOTHING, "unmapped is gone at once");
+    lab.ask(&format!("map {space} {memory} 0 {EDU_IOVA:#x} 1048576 rw"))?;
     lab.ask(&format!("edu write {:#x}", EDU_IOVA + 0x4000))?;
     ensure!(lab.ask(&format!("get {memory} 0x4000 16"))? == PATTERN, "the new grant");
-    drop(storage);
-    let mut again = stage.storage()?;
-    let sum = again.ask(&format!("disk sum 0 {}", content::PROBED))?;
+    // Killed once more; meanwhile a client dies, and the other lives.
+    eventually("what it has now is kept", || Ok(!stage.supervisor.kept().is_empty()))?;
+    stage.supervisor.kill()?;
+    drop(lab);
+    stage.start(true)?;
+    eventually("its device is free", || Ok(driver(&stage.edu).is_none()))?;
+    storage.ask("resume")?;
+    storage.ask("disk traffic stop")?;
+    let sum = storage.ask(&format!("disk sum 0 {}", content::PROBED))?;
     ensure!(sum == content::sum((0..content::PROBED).map(content::original)), "the disk is read again");
     // And everything goes back to the kernel in the end.
-    drop((again, lab));
+    drop((storage, stranger));
     eventually("the drivers are back", || {
         Ok(driver(&stage.disk).as_deref() == Some("nvme") && driver(&stage.edu).is_none())
     })?;
-    eventually("nothing is kept", || Ok(stage.supervisor.kept().is_empty()))?;
+    eventually("nothing but the ledger is kept", || {
+        Ok(stage.supervisor.kept().iter().all(|name| name.starts_with("state-")))
+    })?;
     if fs::read_to_string(LOG)?.contains("panicked") {
         bail!("the service panicked\n{}", fs::read_to_string(LOG)?);
     }
