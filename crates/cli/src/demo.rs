@@ -17,9 +17,10 @@ use portcullis_client::{
 use portcullis_manager::{
     core::{Accepted, Core, Pattern, Policy},
     embedded::{
-        EmbeddedBackend, EmbeddedOptions,
+        ARCHITECTURES,
         backend::DEVICES,
         device::{Command, Operation, Outcome},
+        simulate,
     },
     service::{Inherited, Policies, Settings, Who, serve},
 };
@@ -39,6 +40,9 @@ pub(crate) struct Args {
     /// How long the guests run.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
+    /// The simulated machine's IOMMU.
+    #[arg(long, value_parser = ARCHITECTURES, default_value = ARCHITECTURES[0])]
+    iommu: String,
 }
 
 const SIMULATED: &str =
@@ -110,18 +114,15 @@ pub(crate) fn run(arguments: &Args, output: &mut Output) -> Result<Exit, Failure
     if !output.json() {
         output.raw(format!("{SIMULATED}\n").as_bytes())?;
     }
-    let report = play(arguments.seconds)?;
+    let report = play(arguments.seconds, &arguments.iommu)?;
     output.show(&report, print)?;
     Ok(if report.wrong.is_empty() { Exit::Done } else { Exit::Failed })
 }
 
 /// Starts the service in a thread; it ends with this process.
-fn start(socket: &Path) -> Result<String, Failure> {
-    let core = Core::start::<Failure>(
-        Box::new(EmbeddedBackend::new(EmbeddedOptions::default(), &DEVICES)?),
-        Accepted::default(),
-        Ok,
-    )?;
+fn start(socket: &Path, iommu: &str) -> Result<String, Failure> {
+    let backend = simulate(iommu, &DEVICES).ok_or_else(|| Failure::new("nothing simulates that"))??;
+    let core = Core::start::<Failure>(backend, Accepted::default(), Ok)?;
     let backend = core.backend().name();
     let me = Who { users: vec![rustix::process::geteuid().as_raw()], groups: Vec::new() };
     let guest = |name: &str, devices: [&str; 2]| {
@@ -154,10 +155,10 @@ fn start(socket: &Path) -> Result<String, Failure> {
     }
 }
 
-fn play(seconds: u64) -> Result<Report, Failure> {
+fn play(seconds: u64, iommu: &str) -> Result<Report, Failure> {
     let directory = tempfile::tempdir()?;
     let socket = directory.path().join("socket");
-    let backend = start(&socket)?;
+    let backend = start(&socket, iommu)?;
     let alice = Guest::new(&socket, "alice", ["nic0", "disk0"], PAGES - 1)?;
     // Mallory's devices get one page.
     let mut mallory = Guest::new(&socket, "mallory", ["accel0", "rogue0"], 1)?;

@@ -7,6 +7,8 @@ mod bus;
 pub mod device;
 mod machine;
 mod platform;
+pub mod riscv;
+pub mod smmuv3;
 pub mod vtd;
 
 use std::fs::File;
@@ -27,13 +29,15 @@ pub use bus::Bus;
 pub use machine::Machine;
 use machine::Reach;
 pub use platform::Host;
+pub use riscv::RiscvMachine;
+pub use smmuv3::Smmuv3Machine;
 pub use vtd::{VtdMachine, VtdOptions as EmbeddedOptions};
 
 /// A domain of the embedded unit.
 pub type EmbeddedDomain<M = VtdMachine> = portcullis_driver::Domain<<M as Machine>::Driver>;
 
 /// Names of the architectures that the platform can simulate.
-pub const ARCHITECTURES: [&str; 1] = [VtdMachine::NAME];
+pub const ARCHITECTURES: [&str; 3] = [VtdMachine::NAME, Smmuv3Machine::NAME, RiscvMachine::NAME];
 
 /// A platform of the architecture called `name`, with everything that its model has; `None` where there is none of that name.
 #[must_use]
@@ -46,6 +50,8 @@ pub fn simulate(
     }
     match name {
         VtdMachine::NAME => Some(of::<VtdMachine>(devices)),
+        Smmuv3Machine::NAME => Some(of::<Smmuv3Machine>(devices)),
+        RiscvMachine::NAME => Some(of::<RiscvMachine>(devices)),
         _ => None,
     }
 }
@@ -53,9 +59,15 @@ pub fn simulate(
 /// Why the embedded platform could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum EmbeddedError {
-    /// The model's configuration contradicts itself.
+    /// The configuration of the VT-d model contradicts itself.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// That of the SMMUv3 model does.
+    #[error(transparent)]
+    Smmuv3(#[from] portcullis_model::smmuv3::config::ConfigError),
+    /// That of the RISC-V model does.
+    #[error(transparent)]
+    Riscv(#[from] portcullis_model::riscv::config::ConfigError),
     /// The driver refuses the model.
     #[error(transparent)]
     Driver(#[from] portcullis_driver::Error),

@@ -1,0 +1,91 @@
+//! Arm SMMUv3 on the embedded platform.
+
+use std::sync::Arc;
+
+use portcullis_driver::FaultSignal;
+use portcullis_driver::platform::Mmio;
+use portcullis_driver::smmuv3 as driver;
+use portcullis_model::smmuv3::config::Smmuv3Config;
+use portcullis_model::smmuv3::{Smmuv3, Smmuv3Unit};
+use portcullis_model::{GuestMemory, InterruptSink, Port};
+use portcullis_spec::{Pasid, Requester};
+
+use super::{EmbeddedError, Host, Machine};
+use crate::inventory::UnitKind;
+
+/// What the platform is to be like.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Smmuv3Options {
+    /// The unit.
+    pub unit: Smmuv3Config,
+}
+
+impl Default for Smmuv3Options {
+    /// A unit with everything that the model has.
+    fn default() -> Self {
+        Self { unit: Smmuv3Config::full() }
+    }
+}
+
+/// An SMMUv3 unit.
+pub struct Smmuv3Machine(Smmuv3Unit);
+
+impl Smmuv3Machine {
+    /// The model that plays the unit.
+    #[must_use]
+    pub const fn model(&self) -> &Smmuv3Unit {
+        &self.0
+    }
+}
+
+impl Machine for Smmuv3Machine {
+    const NAME: &'static str = "smmuv3";
+    const KIND: UnitKind = UnitKind::SmmuV3;
+    const RECORD_WORDS: u8 = 4;
+    const RESERVED_BY: &'static str = "Arm SMMUv3";
+    const FAULT_SIGNAL: FaultSignal = FaultSignal { address: 0xfee0_0000, data: 0 };
+
+    type Options = Smmuv3Options;
+    type Model = Smmuv3;
+    type Driver = driver::Smmuv3<Smmuv3Registers, Arc<Host>>;
+
+    fn build(
+        options: Smmuv3Options,
+        memory: Arc<dyn GuestMemory>,
+        signals: Arc<dyn InterruptSink>,
+        host: Arc<Host>,
+    ) -> Result<(Self, Self::Driver), EmbeddedError> {
+        let model = Smmuv3Unit::new(options.unit, memory, signals)?;
+        let driver = driver::Smmuv3::start(Smmuv3Registers(model.clone()), host, driver::Options::default())?;
+        Ok((Self(model), driver))
+    }
+
+    fn requester(number: u16) -> Requester {
+        Requester::Stream(number.into())
+    }
+
+    fn port(&self, requester: Requester, pasid: Option<Pasid>) -> Port<Smmuv3> {
+        self.0.port(requester.index(), pasid)
+    }
+}
+
+/// The registers of an SMMUv3 model.
+pub struct Smmuv3Registers(Smmuv3Unit);
+
+impl Mmio for Smmuv3Registers {
+    fn read32(&self, offset: u64) -> u32 {
+        self.0.read32(offset)
+    }
+
+    fn read64(&self, offset: u64) -> u64 {
+        self.0.read64(offset)
+    }
+
+    fn write32(&self, offset: u64, value: u32) {
+        self.0.write32(offset, value);
+    }
+
+    fn write64(&self, offset: u64, value: u64) {
+        self.0.write64(offset, value);
+    }
+}
