@@ -3,76 +3,17 @@
 #[path = "../../crates/driver/tests/behaviour/mod.rs"]
 mod behaviour;
 
-use std::cell::Cell;
 use std::time::Duration;
 
 use behaviour::{Bench, Refused};
-use portcullis_driver::platform::{Clock, Memory, Mmio, Platform};
+use portcullis_driver::platform::Mmio;
 use portcullis_driver::riscv::Riscv;
 use portcullis_driver::{Device, Unit};
 use portcullis_model::riscv::config::{Interrupts, RiscvConfig};
-use portcullis_spec::{Access, Iova, Pasid, PhysAddr, Requester};
+use portcullis_spec::{Access, Iova, Pasid, Requester};
 use portcullis_testing::machine::Machine as _;
-use portcullis_testing::machine::ram::Ram;
 use portcullis_testing::machine::riscv::{self, RiscvMachine, Stages, like_qemu};
-
-/// A machine's memory, with a clock that stands until it is moved, and a count of what is allocated.
-struct Still<'a> {
-    ram: &'a Ram,
-    now: Cell<Duration>,
-    blocks: Cell<usize>,
-}
-
-impl<'a> Still<'a> {
-    fn new(ram: &'a Ram) -> Self {
-        Self { ram, now: Cell::new(Duration::ZERO), blocks: Cell::new(0) }
-    }
-}
-
-impl Memory for Still<'_> {
-    fn allocate(&self, size: u64, align: u64) -> Option<PhysAddr> {
-        let block = self.ram.allocate(size, align)?;
-        self.blocks.set(self.blocks.get() + 1);
-        Some(block)
-    }
-    fn free(&self, address: PhysAddr, size: u64, align: u64) {
-        // What is used after it was freed leads nowhere.
-        self.ram.write(address, &vec![0xff; size as usize]);
-        self.blocks.set(self.blocks.get() - 1);
-        self.ram.free(address, size, align);
-    }
-    fn load32(&self, address: PhysAddr) -> u32 {
-        self.ram.load32(address)
-    }
-    fn store32(&self, address: PhysAddr, value: u32) {
-        self.ram.store32(address, value);
-    }
-    fn load64(&self, address: PhysAddr) -> u64 {
-        self.ram.load64(address)
-    }
-    fn store64(&self, address: PhysAddr, value: u64) {
-        self.ram.store64(address, value);
-    }
-    fn compare_exchange64(&self, address: PhysAddr, current: u64, new: u64) -> Result<u64, u64> {
-        self.ram.compare_exchange64(address, current, new)
-    }
-    fn flush(&self, address: PhysAddr, length: u64) {
-        self.ram.flush(address, length);
-    }
-}
-
-impl Clock for Still<'_> {
-    fn now(&self) -> Duration {
-        self.now.get()
-    }
-    fn relax(&self) {
-        self.now.set(self.now.get() + Duration::from_micros(100));
-    }
-}
-
-impl Platform for Still<'_> {
-    type Lock<T> = std::cell::RefCell<T>;
-}
+use portcullis_testing::machine::still::Still;
 
 mod on_riscv {
     use super::*;
@@ -105,11 +46,11 @@ mod on_riscv {
         }
 
         fn live_blocks(&self) -> usize {
-            self.platform.blocks.get()
+            self.platform.blocks()
         }
 
         fn pass(&self, time: Duration) {
-            self.platform.now.set(self.platform.now.get() + time);
+            self.platform.pass(time);
         }
     }
 
@@ -154,7 +95,7 @@ mod on_riscv {
                 }
                 test(&bench, &unit);
                 unit.shut_down().unwrap();
-                assert_eq!(platform.blocks.get(), 0, "memory leaked");
+                assert_eq!(platform.blocks(), 0, "memory leaked");
             }
         };
     }

@@ -8,6 +8,7 @@ pub mod ram;
 pub mod recorder;
 pub mod riscv;
 pub mod smmuv3;
+pub mod still;
 pub mod vtd;
 
 use portcullis_driver::platform::Mmio;
