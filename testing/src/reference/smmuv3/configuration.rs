@@ -167,7 +167,7 @@ impl<M: Words> Walk<'_, M> {
         if ste.stage2() { self.stage2(ste, address, Purpose::Cd) } else { Ok(address) }
     }
 
-    /// 5.4.2, CdIllegal().
+    /// 5.4.2, CdIllegal(). `el2` is EL2 without E2H.
     pub(super) fn cd_is_illegal(&self, ste: &Ste, cd: &Cd, el2: bool) -> bool {
         let unit = self.unit;
         let [w0, w1, w2, ..] = cd.0;
@@ -176,7 +176,6 @@ impl<M: Words> Walk<'_, M> {
         let endian = bits(unit.idr0, 22, 21);
         let httu = bits(unit.idr0, 7, 6);
         let (hd, ha) = (bit(w0, 42), bit(w0, 43));
-        let e2h = el2 && bit(unit.cr2, 0);
         if !bit(w0, 31)
             || (bit(ste.0[1], 27) && s)
             || (bit(unit.idr0, 26) && !a)
@@ -187,7 +186,7 @@ impl<M: Words> Walk<'_, M> {
             || !bit(unit.idr0, 3)
             || ((ha || hd) && httu == 0)
             || (hd && httu == 1)
-            || ((!el2 || e2h) && !bit(unit.idr0, 12) && bits(w0, 63, 56) != 0)
+            || (!el2 && !bit(unit.idr0, 12) && bits(w0, 63, 56) != 0)
         {
             return true;
         }

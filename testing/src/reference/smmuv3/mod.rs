@@ -272,7 +272,8 @@ impl<M: Words> Walk<'_, M> {
         }
         let address = if stage1 {
             let cd = self.context_descriptor(ste, cdmax, index)?;
-            let el2 = self.is_el2(ste);
+            // 6.3.12: EL2 with E2H has two privileges, two halves and ASIDs, as EL1.
+            let el2 = self.is_el2(ste) && !bit(unit.cr2, 0);
             if self.cd_is_illegal(ste, &cd, el2) {
                 return always(0x0a);
             }
