@@ -4,6 +4,7 @@ mod architectures;
 mod cold;
 mod copy;
 mod isolation;
+mod manager;
 mod many;
 mod memory;
 mod pagetable;
@@ -30,4 +31,6 @@ pub(crate) const GROUPS: &[(&str, Group)] = &[
     ("many", many::rows),
     ("architectures", architectures::rows),
     ("pagetable", pagetable::rows),
+    ("manager/service", manager::service),
+    ("manager/violations", manager::violations),
 ];

@@ -10,33 +10,25 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use portcullis_client::Client;
 
-use crate::rows::{Rows, Wanted};
+use portcullis_bench::result::{Goal, Row};
 
-pub(crate) const SIZE: &str = "resident memory, 1000 devices";
-pub(crate) const SIZE_FULL: &str = "resident memory after all requests";
-pub(crate) const IDLE: &str = "processor time of an idle service, 30 s";
-pub(crate) const SWITCHES: &str = "context switches of an idle service, 30 s";
-
-/// How long it is left alone.
-const REST: Duration = Duration::from_secs(30);
+use crate::Effort;
 
 /// A running service, ended with this.
-pub(crate) struct Service {
+pub(super) struct Service {
     child: Child,
     folder: PathBuf,
 }
 
 impl Service {
     /// Builds the program as it is released, and starts it on a simulated machine of so many devices.
-    pub(crate) fn start(devices: u32) -> Result<Self> {
+    pub(super) fn start(devices: u32) -> Result<Self> {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let built = Command::new(cargo)
             .args(["build", "--quiet", "--release", "--package", "portcullis"])
             .status()?;
         ensure!(built.success(), "building the program: {built}");
-        // This one is in the folder `deps` beside it.
-        let here = std::env::current_exe()?;
-        let program = here.ancestors().nth(2).context("the folder of programs")?.join("portcullis");
+        let program = std::env::current_exe()?.with_file_name("portcullis");
         let folder = std::env::temp_dir().join(format!("portcullis-bench-{}", std::process::id()));
         fs::create_dir_all(&folder)?;
         let quarter = devices / 4;
@@ -55,7 +47,7 @@ impl Service {
         Ok(service)
     }
 
-    pub(crate) fn connect(&self) -> Result<Client> {
+    pub(super) fn connect(&self) -> Result<Client> {
         Ok(Client::connect(Some(&self.folder.join("socket")))?)
     }
 
@@ -97,30 +89,22 @@ fn number(status: &str, field: &str) -> Result<f64> {
     Ok(line.split_whitespace().next().context("a number")?.parse()?)
 }
 
-pub(crate) fn size(service: &Service, rows: &mut Rows) -> Result<()> {
-    if rows.wants(&[SIZE]) {
-        rows.put(SIZE, service.resident()?, "MiB", Wanted::AtMost(20.0));
-    }
-    Ok(())
-}
-
-pub(crate) fn size_after_all(service: &Service, rows: &mut Rows) -> Result<()> {
-    if rows.wants(&[SIZE_FULL]) {
-        rows.put(SIZE_FULL, service.resident()?, "MiB", Wanted::Told);
-    }
-    Ok(())
-}
-
-pub(crate) fn idle(service: &Service, rows: &mut Rows) -> Result<()> {
-    if !rows.wants(&[IDLE, SWITCHES]) {
-        return Ok(());
-    }
+/// Memory when it has started, and what it does while it is left alone: 32 seconds, or 5 in short.
+pub(super) fn rows(service: &Service, effort: Effort) -> Result<Vec<Row>> {
+    let resident = service.resident()?;
     // What starting left to do is done.
     thread::sleep(Duration::from_secs(1));
     let before = service.worked()?;
-    thread::sleep(REST);
+    thread::sleep(effort.contest * 8);
     let after = service.worked()?;
-    rows.put(IDLE, after.0 - before.0, "s", Wanted::AtMost(0.0));
-    rows.put(SWITCHES, after.1 - before.1, "", Wanted::AtMost(0.0));
-    Ok(())
+    Ok(vec![
+        Row::new("manager/resident/1000-devices", "MiB", resident, Goal::AtMost(20.0)),
+        Row::new("manager/idle/processor-time", "s", after.0 - before.0, Goal::AtMost(0.0)),
+        Row::new("manager/idle/context-switches", "", after.1 - before.1, Goal::AtMost(0.0)),
+    ])
+}
+
+/// Memory when everything was asked of it.
+pub(super) fn after_all(service: &Service) -> Result<Row> {
+    Ok(Row::new("manager/resident/after-all-requests", "MiB", service.resident()?, Goal::None))
 }

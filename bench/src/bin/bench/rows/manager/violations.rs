@@ -21,14 +21,10 @@ use portcullis_spec::{Access, Iova, Requester};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-use crate::rows::{Rows, Wanted};
+use portcullis_bench::result::{Goal, Row};
 
-const RATE: &str = "violations recorded in the journal";
-const COUNTED: &str = "violations counted in the journal";
-const LOST: &str = "violations of the flood that nobody counted";
-const SLOWER: &str = "others' DMA beside that flood, slower by";
-
-pub(crate) const NAMES: [&str; 4] = [RATE, COUNTED, LOST, SLOWER];
+use super::DEVICES;
+use crate::Effort;
 
 /// Pages that the well-behaved device uses.
 const PAGES: u64 = 64;
@@ -40,7 +36,6 @@ const BURST: u64 = 160;
 const PAUSE: Duration = Duration::from_micros(100);
 /// One stretch of quiet, or of flood.
 const STRETCH: Duration = Duration::from_millis(20);
-const STRETCHES: usize = 100;
 
 /// Nobody follows.
 struct Nobody;
@@ -58,7 +53,7 @@ struct Scene {
 
 impl Scene {
     fn set() -> Result<Self> {
-        let names: Vec<String> = (0..crate::DEVICES).map(|number| format!("device{number}")).collect();
+        let names: Vec<String> = (0..DEVICES).map(|number| format!("device{number}")).collect();
         let devices: Vec<_> = names.iter().map(|name| (name.as_str(), Kind::Rogue)).collect();
         let backend = EmbeddedBackend::new(EmbeddedOptions::default(), &devices)?;
         let platform = backend.platform().clone();
@@ -136,7 +131,7 @@ fn well_behaved(engine: &Engine) -> Result<f64> {
     Ok(f64::from(done) / started.elapsed().as_secs_f64())
 }
 
-pub(crate) fn measure(rows: &mut Rows) -> Result<()> {
+pub(super) fn rows(effort: Effort) -> Result<Vec<Row>> {
     let everywhere = sched_getaffinity(None)?;
     stay_on(1)?;
     let scene = Scene::set()?;
@@ -165,7 +160,8 @@ pub(crate) fn measure(rows: &mut Rows) -> Result<()> {
         let mut ratios = Vec::new();
         let mut flooded = Duration::ZERO;
         well_behaved(&good)?;
-        for _ in 0..STRETCHES {
+        let begun = Instant::now();
+        while begun.elapsed() < effort.contest {
             let quiet = well_behaved(&good)?;
             flooding.store(true, Ordering::Relaxed);
             let started = Instant::now();
@@ -186,11 +182,15 @@ pub(crate) fn measure(rows: &mut Rows) -> Result<()> {
     let seconds = flooded.as_secs_f64();
     ensure!(sent > 0, "nothing was refused");
     let (recorded, counted) = (after.0 - before.0, after.1 - before.1);
-    rows.put(RATE, recorded as f64 / seconds, "a second", Wanted::AtLeast(500e3));
-    rows.put(COUNTED, counted as f64 / seconds, "a second", Wanted::Told);
-    rows.put(LOST, sent as f64 - counted as f64, "", Wanted::AtMost(0.0));
     let mut ratios = ratios;
     ratios.sort_by(f64::total_cmp);
-    rows.put(SLOWER, (ratios[ratios.len() / 2] - 1.0) * 100.0, "%", Wanted::AtMost(5.0));
-    Ok(())
+    let slower = (ratios[ratios.len() / 2] - 1.0) * 100.0;
+    let a_second = recorded as f64 / seconds / 1e3;
+    let uncounted = sent as f64 - counted as f64;
+    Ok(vec![
+        Row::new("manager/violations/recorded", "k/s", a_second, Goal::AtLeast(500.0)),
+        Row::new("manager/violations/not-recorded-but-counted", "", (counted - recorded) as f64, Goal::None),
+        Row::new("manager/violations/not-counted", "", uncounted, Goal::AtMost(0.0)),
+        Row::new("manager/violations/others-slower-by", "%", slower, Goal::AtMost(5.0)),
+    ])
 }
