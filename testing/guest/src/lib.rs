@@ -5,5 +5,8 @@
 //! cases of one suite and reports each. Between them is a serial line and the [`protocol`]; what is on the disks both work out from [`content`].
 #![forbid(unsafe_code)]
 
+/// Evidence: milliseconds from a refused access to its being listed.
+pub const TOLD_AFTER: &str = "told-after-ms";
+
 pub mod content;
 pub mod protocol;

@@ -70,15 +70,13 @@ fn run(suite: &dyn Suite, arguments: &Arguments) -> Result<bool> {
         wanted.retain(|machine| machine.name() == *name);
         anyhow::ensure!(!wanted.is_empty(), "suite {} has no machine {name}", suite.name());
     }
-    let programs: Vec<Program> =
-        std::iter::once(programs::AGENT).chain(suite.programs().iter().copied()).collect();
-    let built = programs::build(&programs, workspace, &target)?;
+    let programs = programs::build(workspace, &target)?;
     let (mut passed, mut failed) = (0, 0);
     for machine in wanted {
         let started = Instant::now();
         let name = machine.name();
         println!("guest {} on {name}", suite.name());
-        let (verdicts, outcome) = boot(suite, machine, &programs, &built, &target);
+        let (verdicts, outcome) = boot(suite, machine, &programs, &target);
         for verdict in &verdicts {
             *(if verdict.passed { &mut passed } else { &mut failed }) += 1;
             println!("  {:6} {}", if verdict.passed { "passed" } else { "FAILED" }, verdict.name);
@@ -100,23 +98,22 @@ fn run(suite: &dyn Suite, arguments: &Arguments) -> Result<bool> {
 fn boot(
     suite: &dyn Suite,
     mut machine: Machine,
-    programs: &[Program],
-    built: &[PathBuf],
+    programs: &[(Program, PathBuf)],
     target: &Path,
 ) -> (Vec<Verdict>, Result<()>) {
     let mut ledger = Ledger::default();
     let folder = machine::folder(target, suite.name(), &machine);
-    let outcome = start(suite, &mut machine, programs.iter().zip(built), target, &folder, &mut ledger);
+    let outcome = start(suite, &mut machine, programs, target, &folder, &mut ledger);
     let after = if outcome.is_ok() { suite.judge(&machine, &ledger, &folder) } else { Vec::new() };
     let mut verdicts = ledger.verdicts;
     verdicts.extend(after);
     (verdicts, outcome)
 }
 
-fn start<'a>(
+fn start(
     suite: &dyn Suite,
     machine: &mut Machine,
-    programs: impl Iterator<Item = (&'a Program, &'a PathBuf)>,
+    programs: &[(Program, PathBuf)],
     target: &Path,
     folder: &Path,
     ledger: &mut Ledger,

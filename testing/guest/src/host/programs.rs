@@ -16,6 +16,9 @@ pub(crate) struct Program {
 /// The first process inside.
 pub(crate) const AGENT: Program = Program { package: "portcullis-guest", name: "portcullis-guest" };
 
+/// All of them, for every suite: what is built together is built once, as what it depends on has the same features each time.
+pub(crate) const ALL: [Program; 2] = [AGENT, Program { package: "portcullis", name: "portcullis" }];
+
 /// The target that the guests' kernels run.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
@@ -24,12 +27,12 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// # Errors
 ///
 /// Cargo can't run or fails.
-pub(crate) fn build(programs: &[Program], workspace: &Path, target: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn build(workspace: &Path, target: &Path) -> Result<Vec<(Program, PathBuf)>> {
     let folder = target.join("build");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.args(["build", "--quiet", "--profile", "guest", "--target", TARGET, "--target-dir"]).arg(&folder);
-    for program in programs {
+    for program in ALL {
         command.args(["--package", program.package, "--bin", program.name]);
     }
     // glibc's own archives serve: no other target has to be installed.
@@ -39,5 +42,5 @@ pub(crate) fn build(programs: &[Program], workspace: &Path, target: &Path) -> Re
         bail!("building the guest's programs: {status}");
     }
     let built = folder.join(TARGET).join("guest");
-    Ok(programs.iter().map(|program| built.join(program.name)).collect())
+    Ok(ALL.map(|program| (program, built.join(program.name))).into())
 }

@@ -236,6 +236,14 @@ impl Local {
                 self.disk = Some(disk);
                 Ok(about)
             }
+            ["registers", name] => {
+                // NVM Express Base 1.4, 3.1.5 and 3.1.6.
+                let device = self.devices.get(*name).context("it was not claimed")?;
+                device.enable()?;
+                let registers = device.registers(0)?;
+                let (cc, csts): (u32, u32) = (registers.read(0x14)?, registers.read(0x1c)?);
+                Ok(format!("CC {cc:#x}, CSTS {csts:#x}"))
+            }
             ["stop"] => {
                 self.disk = None;
                 Ok(String::new())

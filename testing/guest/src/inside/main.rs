@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod canary;
 mod case;
 mod cases;
 mod client;

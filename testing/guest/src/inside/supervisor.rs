@@ -27,7 +27,7 @@ pub(crate) const LOG: &str = "/tmp/service.log";
 const FIRST: i32 = 3;
 /// Descriptors that can be passed on.
 const MOST: usize = 64;
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What the service said and gave.
 #[derive(Default)]

@@ -2,7 +2,6 @@
 
 use super::Suite;
 use crate::machine::{Iommu, Machine};
-use crate::programs::Program;
 
 /// The suite `inspect`.
 pub(crate) struct Inspect;
@@ -41,9 +40,5 @@ impl Suite for Inspect {
         machines.push(variant("passthrough", "iommu=pt"));
         machines.push(variant("strict", "iommu.strict=1"));
         machines.into_iter().map(|machine| machine.with(DEVICES)).collect()
-    }
-
-    fn programs(&self) -> &'static [Program] {
-        &[Program { package: "portcullis", name: "portcullis" }]
     }
 }

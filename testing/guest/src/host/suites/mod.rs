@@ -10,7 +10,6 @@ mod vfio;
 
 use crate::initramfs::Archive;
 use crate::machine::Machine;
-use crate::programs::Program;
 use anyhow::Result;
 use portcullis_guest::protocol::{Ledger, Verdict};
 use std::path::Path;
@@ -25,11 +24,6 @@ pub(crate) trait Suite {
 
     /// The machines it runs on, one boot each.
     fn machines(&self) -> Vec<Machine>;
-
-    /// Programs that it wants in the guest's `/bin`, beside the agent.
-    fn programs(&self) -> &'static [Program] {
-        &[]
-    }
 
     /// Before the boot: make disks in `folder`, add QEMU's arguments to `machine` and files to `contents`.
     ///

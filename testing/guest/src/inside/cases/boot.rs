@@ -5,20 +5,20 @@ use anyhow::{Context, Result, ensure};
 use std::fs;
 
 pub(crate) const CASES: &[Case] = &[
-    Case { name: "iommu_is_the_one_named", seconds: 30, on: On::Every, run: iommu_is_the_one_named },
+    Case { name: "iommu_is_the_one_named", seconds: 120, on: On::Every, run: iommu_is_the_one_named },
     Case {
         name: "scalable_mode_is_on_where_named",
-        seconds: 30,
+        seconds: 120,
         on: On::Only("intel"),
         run: scalable_mode_is_on_where_named,
     },
     Case {
         name: "edu_stands_in_a_group_of_its_own",
-        seconds: 30,
+        seconds: 120,
         on: On::Except("none"),
         run: edu_stands_in_a_group_of_its_own,
     },
-    Case { name: "vfio_is_loaded", seconds: 30, on: On::Every, run: vfio_is_loaded },
+    Case { name: "vfio_is_loaded", seconds: 120, on: On::Every, run: vfio_is_loaded },
 ];
 
 fn iommu_is_the_one_named(world: &World) -> Result<()> {

@@ -22,7 +22,7 @@ use crate::edu::{Edu, HIGHEST};
 use crate::nvme::{self, Nvme};
 
 const fn case(name: &'static str, run: fn(&World) -> Result<()>) -> Case {
-    Case { name, seconds: 60, on: On::Every, run }
+    Case { name, seconds: 180, on: On::Every, run }
 }
 
 pub(crate) const CASES: &[Case] = &[
@@ -146,7 +146,7 @@ fn dma_outside_grants_is_refused_and_told(_: &World) -> Result<()> {
         } else {
             edu.read_memory(outside, 16)?;
         }
-        let violations = bench.violations_of(device, Duration::from_secs(1))?;
+        let violations = bench.violations_of(device)?;
         let wanted = if write { Access::WRITE } else { Access::READ };
         for violation in &violations {
             println!("{violation:?}");
@@ -168,7 +168,7 @@ fn dma_outside_grants_is_refused_and_told(_: &World) -> Result<()> {
 fn what_the_kernel_keeps_back_is_counted(_: &World) -> Result<()> {
     let mut bench = Bench::open()?;
     let (device, edu, ..) = edu_with(&mut bench, 0x10_0000, Access::READ)?;
-    let (told, lost) = bench.violations_while(device, || {
+    let (told, lost) = bench.violations_while(device, 21, || {
         for _ in 0..20 {
             edu.read_memory(0, 16)?;
         }
@@ -189,7 +189,7 @@ fn grant_to_read_is_not_one_to_write(_: &World) -> Result<()> {
     edu.read_memory(base, 16)?;
     edu.write_memory(base + 0x2000, 16)?;
     ensure!(holds(&memory, 0x2000)? == [0; 16], "it wrote where it may only read");
-    let violations = bench.violations_of(device, Duration::from_secs(1))?;
+    let violations = bench.violations_of(device)?;
     for fault in violations.iter().map(|violation| violation.fault) {
         ensure!(fault.access == Access::WRITE, "{fault:?}");
         let refused = matches!(fault.reason, FaultReason::PermissionDenied | FaultReason::NotMapped);
@@ -255,7 +255,7 @@ fn interrupt_reaches_who_has_the_device(world: &World) -> Result<()> {
         let limit = Timespec::try_from(limit)?;
         Ok(poll(&mut [PollFd::new(&event, PollFlags::IN)], Some(&limit))? == 1)
     };
-    ensure!(signalled(Duration::from_secs(5))?, "no interrupt");
+    ensure!(signalled(Duration::from_secs(30))?, "no interrupt");
     edu.acknowledge()?;
     let mut count = [0; 8];
     rustix::io::read(&event, &mut count)?;
@@ -326,7 +326,7 @@ fn disk_reads_nowhere_else(_: &World) -> Result<()> {
     for outside in [DISK + nvme::MEMORY, 0xfed0_0000] {
         let answer = disk.read_to(0, content::BLOCK, outside);
         println!("{outside:#x}: {answer:?}");
-        let violations = bench.violations_of(device, Duration::from_secs(1))?;
+        let violations = bench.violations_of(device)?;
         if bench.reports {
             let there = violations.iter().any(|violation| violation.fault.address.0 & !0xfff == outside);
             ensure!(there, "{violations:?}");
@@ -353,7 +353,7 @@ fn driver_is_back_after_release(_: &World) -> Result<()> {
     let record = fs::read_to_string(Path::new(RUNTIME).join("drivers.json"))?;
     ensure!(record.trim() == "{}", "the record says {record}");
     // And the driver works.
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !fs::exists("/sys/block/nvme0n1")? && !fs::exists("/sys/block/nvme2n1")? {
         ensure!(Instant::now() < deadline, "the disk did not come back");
         std::thread::sleep(Duration::from_millis(50));
@@ -463,15 +463,17 @@ fn group_behind_a_bridge_is_known_by_its_name(world: &World) -> Result<()> {
     memory.write_bytes(0, &PATTERN)?;
     device.read_memory(0, 16)?;
     device.write_memory(0x1000, 16)?;
-    // Linux 6.12 gives a bridge's name no context entry in scalable mode ("Present bit in context entry is clear"): there, such
-    // devices reach nothing, granted or not.
+    // In scalable mode Linux gives no context entry to a name that another function sends in: intel_pasid_setup_sm_context goes through
+    // the device's aliases, and pci_pasid_table_setup leaves out those that are not its own (drivers/iommu/intel/pasid.c).
+    // In legacy mode domain_context_mapping_cb sets up all of them. So there such devices reach nothing, granted or not ("Present
+    // bit in context entry is clear"), and no back end can change it.
     let reaches = world.machine != "intel-scalable";
     ensure!((holds(&memory, 0x1000)? == PATTERN) == reaches, "inside the grant");
     std::thread::sleep(2 * CALM);
     bench.drain()?;
     device.write_memory(LENGTH, 16)?;
     // Who of them it was, the unit cannot see: the first of the group stands for all.
-    let violations = bench.violations_of(group[0], Duration::from_secs(1))?;
+    let violations = bench.violations_of(group[0])?;
     ensure!(violations[0].fault.address == Iova(LENGTH), "{violations:?}");
     drop(device);
     for id in &group {
