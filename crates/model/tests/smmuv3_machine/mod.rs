@@ -138,9 +138,14 @@ pub struct Machine {
 impl Machine {
     /// A unit as after reset.
     pub fn reset(config: Smmuv3Config) -> Self {
+        Self::over(config, |memory| memory)
+    }
+
+    /// A unit as after reset that sees its memory through what `view` makes of it.
+    pub fn over(config: Smmuv3Config, view: impl FnOnce(Arc<OwnedMemory>) -> Arc<dyn GuestMemory>) -> Self {
         let memory = Arc::new(OwnedMemory::new(MEMORY as usize));
         let sink = Arc::new(Sink::default());
-        let unit = Smmuv3Unit::new(config, memory.clone(), sink.clone()).expect("a configuration");
+        let unit = Smmuv3Unit::new(config, view(memory.clone()), sink.clone()).expect("a configuration");
         Self { memory, sink, unit, next: TABLES }
     }
 
@@ -151,14 +156,19 @@ impl Machine {
 
     pub fn with(config: Smmuv3Config) -> Self {
         let machine = Self::reset(config);
-        machine.unit.write64(0x80, STREAMS);
-        machine.unit.write32(0x88, 6);
-        machine.unit.write32(CR2, 2);
-        machine.unit.write64(0x90, COMMANDS | 8);
-        machine.unit.write64(0xa0, EVENTS | 7);
-        machine.unit.write32(CR0, CMDQEN | EVENTQEN | SMMUEN);
-        assert_eq!(machine.unit.read32(CR0ACK), CMDQEN | EVENTQEN | SMMUEN);
+        machine.enable();
         machine
+    }
+
+    /// Switches on queues and translation, with an empty linear stream table.
+    pub fn enable(&self) {
+        self.unit.write64(0x80, STREAMS);
+        self.unit.write32(0x88, 6);
+        self.unit.write32(CR2, 2);
+        self.unit.write64(0x90, COMMANDS | 8);
+        self.unit.write64(0xa0, EVENTS | 7);
+        self.unit.write32(CR0, CMDQEN | EVENTQEN | SMMUEN);
+        assert_eq!(self.unit.read32(CR0ACK), CMDQEN | EVENTQEN | SMMUEN);
     }
 
     /// A zeroed page for a table.
