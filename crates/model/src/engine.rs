@@ -8,17 +8,15 @@ use portcullis_spec::{
     Requester, StageNumber, StageRules, Tags, Transaction, Translation, TranslationScope,
 };
 
-use crate::contexts::{Cached, Contexts, Resolved, Sender};
-use crate::gate::Gate;
+use crate::contexts::{Binding, Cached, Contexts, Resolved, Sender, Spaces};
+use crate::gate::{Gate, Presence};
 use crate::memory::{GuestMemory, MemoryError};
 use crate::refusal::Refusal;
-use crate::space::{Budget, Generation, SpaceKey};
-use crate::translate::{FormattedStage, PageTranslation, Request, Stages, translate};
+use crate::space::{Budget, Space, SpaceKey};
+use crate::translate::{FormattedStage, PageTranslation, Request, Stages};
 
-/// Contexts that a unit caches at most.
-const CONTEXT_LIMIT: usize = 1 << 16;
-/// Translations that a unit caches at most.
-const TRANSLATION_LIMIT: usize = 1 << 20;
+/// Slots that the leaf caches of a unit take at most: 256 MiB, for 64 TiB.
+const SLOT_LIMIT: usize = 1 << 25;
 
 /// What an architecture makes of a transaction before any table is read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -181,6 +179,12 @@ pub enum AccessError {
     /// The unit let it pass, and there is no memory.
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    /// An atomic operation's address is not a multiple of its width. The unit was not asked.
+    #[error("atomic operation on the misaligned address {address}")]
+    Misaligned {
+        /// First byte.
+        address: Iova,
+    },
 }
 
 impl AccessError {
@@ -189,7 +193,7 @@ impl AccessError {
     pub const fn fault(&self) -> Option<&Fault> {
         match self {
             Self::Refused(fault) => Some(fault),
-            Self::Memory(_) => None,
+            Self::Memory(_) | Self::Misaligned { .. } => None,
         }
     }
 }
@@ -200,25 +204,41 @@ pub struct Engine<A: Architecture> {
     pub architecture: A,
     memory: Arc<dyn GuestMemory>,
     gate: Gate,
-    generation: Generation,
     contexts: Contexts<A::Note>,
-    budget: Budget,
+    spaces: Spaces,
 }
 
-/// What became of an access that did not fail.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Done {
-    /// Its bytes were moved.
-    Moved,
-    /// Nothing was moved: a read gives zeros, a write is dropped.
-    ZeroAndIgnore,
+/// A thread's presence in a unit, and what it finds there.
+pub(crate) struct Inside<'a> {
+    pub(crate) presence: Presence<'a>,
+    pub(crate) gate: &'a Gate,
+    pub(crate) memory: &'a dyn GuestMemory,
 }
 
 /// A transaction that may reach memory.
-struct Passed {
+pub(crate) struct Passed {
     page: PageTranslation,
-    output: PhysAddr,
-    asked: Asked,
+    /// Where its first byte goes.
+    pub(crate) output: PhysAddr,
+}
+
+impl Passed {
+    pub(crate) const fn translation(&self) -> Translation {
+        Translation {
+            address: self.output,
+            page_shift: self.page.shift,
+            access: self.page.access,
+            attributes: self.page.attributes,
+        }
+    }
+}
+
+/// A transaction that does not reach memory.
+pub(crate) enum Stop<R> {
+    /// It is an interrupt request.
+    Interrupt,
+    /// It is refused.
+    Refused(Report<R>),
 }
 
 impl<A: Architecture> Engine<A> {
@@ -228,9 +248,8 @@ impl<A: Architecture> Engine<A> {
             architecture,
             memory,
             gate: Gate::default(),
-            generation: Generation::default(),
-            contexts: Contexts::new(CONTEXT_LIMIT),
-            budget: Budget::new(TRANSLATION_LIMIT),
+            contexts: Contexts::default(),
+            spaces: Spaces::new(Budget::new(SLOT_LIMIT)),
         }
     }
 
@@ -239,21 +258,22 @@ impl<A: Architecture> Engine<A> {
         &*self.memory
     }
 
-    /// A shard of the gate for a new port.
-    pub(crate) fn assign_shard(&self) -> usize {
-        self.gate.assign()
+    /// Enters the unit: nothing that is found from now on is taken away before the presence ends.
+    #[inline]
+    pub(crate) fn enter(&self) -> Inside<'_> {
+        Inside { presence: self.gate.enter(), gate: &self.gate, memory: &*self.memory }
     }
 
     /// Forgets what `invalidation` names. Device threads may use it until [`drain`](Self::drain) returns.
     pub fn invalidate(&self, invalidation: &Invalidation) {
-        self.generation.advance();
+        let inside = self.enter();
         match invalidation {
             Invalidation::Everything => {
-                self.contexts.invalidate(&ContextScope::All);
-                self.contexts.invalidate_translations(&TranslationScope::default(), &self.budget);
+                self.contexts.invalidate(&ContextScope::All, &inside);
+                self.spaces.invalidate(&TranslationScope::default(), &inside);
             }
-            Invalidation::Contexts(scope) => self.contexts.invalidate(scope),
-            Invalidation::Translations(scope) => self.contexts.invalidate_translations(scope, &self.budget),
+            Invalidation::Contexts(scope) => self.contexts.invalidate(scope, &inside),
+            Invalidation::Translations(scope) => self.spaces.invalidate(scope, &inside),
             Invalidation::Interrupts(_) => {}
         }
     }
@@ -265,66 +285,13 @@ impl<A: Architecture> Engine<A> {
 
     /// Does something inside the guard, as a transaction is done: short, and waiting for nothing.
     pub(crate) fn guarded<R>(&self, something: impl FnOnce() -> R) -> R {
-        let _guard = self.gate.enter(0);
+        let _inside = self.enter();
         something()
     }
 
-    /// Translates the first byte of a transaction.
-    ///
-    /// # Errors
-    /// The fault, which is also recorded if the architecture records it, and whatever becomes of the transaction.
-    pub fn translate(&self, shard: usize, transaction: &Transaction) -> Result<Translation, Fault> {
-        loop {
-            let guard = self.gate.enter(shard);
-            let passed = self.pass(transaction, 1);
-            drop(guard);
-            let report = match passed {
-                Ok(passed) => {
-                    return Ok(Translation {
-                        address: passed.output,
-                        page_shift: passed.page.shift,
-                        access: passed.page.access(passed.asked.privileged),
-                        attributes: passed.page.attributes,
-                    });
-                }
-                Err(report) => report,
-            };
-            if let Release::End(_) = self.settle(&report) {
-                return Err(report.fault);
-            }
-        }
-    }
-
-    /// Does one access that does not cross a 4 KiB boundary: `touch` moves the bytes, inside the guard.
-    pub(crate) fn access(
-        &self,
-        shard: usize,
-        transaction: &Transaction,
-        mut touch: impl FnMut(&dyn GuestMemory, PhysAddr) -> Result<(), MemoryError>,
-    ) -> Result<Done, AccessError> {
-        loop {
-            let guard = self.gate.enter(shard);
-            let report = match self.pass(transaction, transaction.length) {
-                Ok(passed) => {
-                    touch(&*self.memory, passed.output)?;
-                    return Ok(Done::Moved);
-                }
-                Err(report) => report,
-            };
-            drop(guard);
-            match self.settle(&report) {
-                Release::Retry => {}
-                Release::End(Outcome::ZeroAndIgnore) => return Ok(Done::ZeroAndIgnore),
-                Release::End(Outcome::Abort | Outcome::Hold) => {
-                    return Err(AccessError::Refused(report.fault));
-                }
-            }
-        }
-    }
-
-    /// What to do with a transaction before any table is read.
-    pub(crate) fn admit(&self, transaction: &Transaction) -> Admission {
-        self.architecture.admit(transaction)
+    /// The binding of a sender.
+    pub(crate) fn binding(&self, requester: Requester, pasid: Option<Pasid>) -> Arc<Binding<A::Note>> {
+        self.contexts.binding(Sender { requester, pasid }, &self.enter())
     }
 
     /// Delivers an interrupt request of a device.
@@ -344,8 +311,24 @@ impl<A: Architecture> Engine<A> {
         AccessError::Refused(report.fault)
     }
 
-    /// Records a refusal and finds out what becomes of the transaction.
-    fn settle(&self, report: &Report<A::Record>) -> Release {
+    /// Refuses an interrupt request where none can be.
+    pub(crate) fn refuse_interrupt(&self, transaction: &Transaction) -> AccessError {
+        self.refuse_outright(transaction, Refusal::new(FaultReason::InterruptBlocked))
+    }
+
+    /// The report on what stopped a transaction that could not be an interrupt request.
+    pub(crate) fn report(&self, stop: Stop<A::Record>, transaction: &Transaction) -> Report<A::Record> {
+        match stop {
+            Stop::Refused(report) => report,
+            Stop::Interrupt => {
+                let refusal = Refusal::new(FaultReason::InterruptBlocked);
+                self.architecture.fault(transaction, None, refusal)
+            }
+        }
+    }
+
+    /// Records a refusal and finds out what becomes of the transaction. Called outside of the guard.
+    pub(crate) fn settle(&self, report: &Report<A::Record>) -> Release {
         match (&report.record, report.outcome) {
             (Some(record), Outcome::Hold) => self.architecture.hold(self.memory(), record),
             (Some(record), outcome) => {
@@ -356,49 +339,60 @@ impl<A: Architecture> Engine<A> {
         }
     }
 
-    fn pass(&self, transaction: &Transaction, bytes: u64) -> Result<Passed, Report<A::Record>> {
+    /// Decides a transaction of `bytes` bytes, whose sender's binding is given.
+    #[inline]
+    pub(crate) fn pass(
+        &self,
+        binding: &Binding<A::Note>,
+        transaction: &Transaction,
+        bytes: u64,
+        inside: &Inside<'_>,
+    ) -> Result<Passed, Stop<A::Record>> {
         let architecture = &self.architecture;
         architecture.count(Event::Request, transaction, None);
         match architecture.admit(transaction) {
             Admission::Translate => {}
-            Admission::Interrupt => {
-                let refusal = Refusal::new(FaultReason::InterruptBlocked);
-                return Err(architecture.fault(transaction, None, refusal));
+            Admission::Interrupt => return Err(Stop::Interrupt),
+            Admission::Refused(refusal) => {
+                return Err(Stop::Refused(architecture.fault(transaction, None, refusal)));
             }
-            Admission::Refused(refusal) => return Err(architecture.fault(transaction, None, refusal)),
         }
         let upper = architecture.is_upper(transaction.address);
-        let cached = self.context(transaction.requester, transaction.pasid, upper);
+        let found;
+        let cached = match binding.context(upper, inside) {
+            Some(cached) => cached,
+            None => {
+                found = self.look_up(binding, upper, inside);
+                &*found
+            }
+        };
         let resolved = &cached.resolved;
-        let fault = |refusal| architecture.fault(transaction, Some(resolved), refusal);
-        let asked = architecture.ask(transaction, resolved).map_err(fault)?;
-        let page = self.page(&cached, transaction, asked).map_err(fault)?;
-        let output = page.address(asked.input.0);
-        architecture.accept(transaction, resolved, output, bytes).map_err(fault)?;
-        Ok(Passed { page, output, asked })
+        let judged = architecture.ask(transaction, resolved).and_then(|asked| {
+            let page = self.page(cached, transaction, asked, inside)?;
+            let output = page.address(asked.input.0);
+            architecture.accept(transaction, resolved, output, bytes)?;
+            Ok(Passed { page, output })
+        });
+        judged.map_err(|refusal| Stop::Refused(architecture.fault(transaction, Some(resolved), refusal)))
     }
 
-    /// The context of a requester and PASID, from the cache or from the architecture's tables.
-    fn context(&self, requester: Requester, pasid: Option<Pasid>, upper: bool) -> Arc<Cached<A::Note>> {
-        let key = Sender { requester, pasid, upper };
-        if let Some(cached) = self.contexts.find(key) {
-            return cached;
-        }
-        let generation = self.generation.read();
+    /// Looks a sender's context up in the architecture's tables, and keeps it if it may be kept.
+    #[cold]
+    fn look_up(&self, binding: &Binding<A::Note>, upper: bool, inside: &Inside<'_>) -> Arc<Cached<A::Note>> {
+        let Sender { requester, pasid } = binding.sender;
+        let generation = self.contexts.generation();
         let mut resolved = self.architecture.lookup(self.memory(), requester, pasid, upper);
         let space = match self.stages(&resolved.context) {
-            Ok(Some(key)) => Some(self.contexts.space(key, &self.budget)),
-            Ok(None) => None,
+            Ok(key) => key.map(|key| self.spaces.space(key)),
             Err(NoFormat) => {
                 resolved.context = Context::Blocked(Some(FaultReason::Internal));
                 resolved.cacheable = false;
                 None
             }
         };
-        let cacheable = resolved.cacheable;
         let cached = Arc::new(Cached { resolved, space });
-        if cacheable {
-            self.contexts.fill(key, &cached, generation, &self.generation);
+        if resolved.cacheable {
+            self.contexts.fill(binding, upper, &cached, generation, inside);
         }
         cached
     }
@@ -424,16 +418,29 @@ impl<A: Architecture> Engine<A> {
         })
     }
 
+    #[inline]
     fn page(
         &self,
         cached: &Cached<A::Note>,
         transaction: &Transaction,
         asked: Asked,
+        inside: &Inside<'_>,
     ) -> Result<PageTranslation, Refusal> {
         let Asked { input, access, privileged, any } = asked;
-        match (&cached.resolved.context, &cached.space) {
-            (Context::Blocked(reason), _) => Err(Refusal::new(reason.unwrap_or(FaultReason::RequestBlocked))),
-            (Context::Bypass { access: permitted, output_bits, attributes, .. }, _) => {
+        if let Some(space) = &cached.space {
+            let request = Request { access, privileged, any, table: false };
+            let caching = self.architecture.caches_refusals();
+            return match space.find(input.0, request, inside, caching) {
+                Some(answer) => answer,
+                None => {
+                    self.count_walk(space, transaction);
+                    space.walk_and_keep(input.0, request, inside, caching)
+                }
+            };
+        }
+        match &cached.resolved.context {
+            Context::Blocked(reason) => Err(Refusal::new(reason.unwrap_or(FaultReason::RequestBlocked))),
+            Context::Bypass { access: permitted, output_bits, attributes, .. } => {
                 let address = input.0;
                 if *output_bits < 64 && address >> output_bits != 0 {
                     return Err(Refusal::new(FaultReason::AddressSize));
@@ -444,41 +451,12 @@ impl<A: Architecture> Engine<A> {
                 Ok(PageTranslation {
                     base: PhysAddr(address & !0xfff),
                     shift: 12,
-                    user: *permitted,
-                    privileged: *permitted,
-                    dirty: true,
+                    access: *permitted,
                     attributes: *attributes,
                 })
             }
-            (_, Some(space)) => {
-                let request = Request { access, privileged, any, table: false };
-                if let Some(answer) = space.find(input, request) {
-                    return answer;
-                }
-                let stages = &space.key.stages;
-                let count = |event| self.architecture.count(event, transaction, Some(space.key.tags));
-                count(Event::CacheMiss);
-                if stages.has(StageNumber::First) {
-                    count(Event::FirstStageWalk);
-                }
-                if stages.has(StageNumber::Second) {
-                    count(Event::SecondStageWalk);
-                }
-                let generation = self.generation.read();
-                let answer = translate(self.memory(), &space.key.stages, input, request);
-                let keep = match &answer {
-                    Ok(_) => true,
-                    Err(refusal) => {
-                        self.architecture.caches_refusals() && may_be_kept(&space.key.stages, refusal)
-                    }
-                };
-                if keep {
-                    space.fill(input, answer, generation, &self.generation, &self.budget);
-                }
-                answer
-            }
             // A context with tables has a space; without one nothing is permitted.
-            (_, None) => Err(Refusal::new(FaultReason::Internal)),
+            Context::OneStage { .. } | Context::TwoStages { .. } => Err(Refusal::new(FaultReason::Internal)),
         }
     }
 }
@@ -486,8 +464,18 @@ impl<A: Architecture> Engine<A> {
 /// The unit has no such table format.
 struct NoFormat;
 
-/// In caching mode, what a second stage alone does not map may be kept; what a first stage refuses may not.
-fn may_be_kept(stages: &Stages, refusal: &Refusal) -> bool {
-    matches!(stages, Stages::One { number: StageNumber::Second, .. })
-        && refusal.reason == FaultReason::NotMapped
+impl<A: Architecture> Engine<A> {
+    /// No cached translation serves the transaction.
+    #[cold]
+    fn count_walk(&self, space: &Space, transaction: &Transaction) {
+        let stages = &space.key.stages;
+        let count = |event| self.architecture.count(event, transaction, Some(space.key.tags));
+        count(Event::CacheMiss);
+        if stages.has(StageNumber::First) {
+            count(Event::FirstStageWalk);
+        }
+        if stages.has(StageNumber::Second) {
+            count(Event::SecondStageWalk);
+        }
+    }
 }

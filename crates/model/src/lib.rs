@@ -8,26 +8,33 @@
 //! device ─▶ Port ─▶ guard ─▶ context (cached, or architecture's tables) ─▶ page (cached, or walk) ─▶ memory
 //!                      └─▶ refused ─▶ Fault ─▶ the architecture's record and interrupt
 //! ```
-#![forbid(unsafe_code)]
-
 pub mod contexts;
 pub mod engine;
+mod fast;
 pub mod gate;
+pub mod guard;
+pub mod host;
 pub mod interrupt;
+mod leaves;
 pub mod memory;
 pub mod port;
+mod rcu;
 pub mod refusal;
 pub mod registers;
 pub mod ring;
 pub mod riscv;
 pub mod smmuv3;
 pub mod space;
+mod sync;
 pub mod translate;
 pub mod vtd;
+mod word;
 
 pub use engine::AccessError;
+pub use guard::Guard;
+pub use host::HostSlice;
 pub use interrupt::{InterruptSink, Message, NoInterrupts, Undelivered};
 #[cfg(feature = "vm-memory")]
 pub use memory::VmMemory;
-pub use memory::{GuestMemory, MemoryError, OwnedMemory};
+pub use memory::{GuestMemory, MemoryError, OwnedMemory, Width};
 pub use port::Port;

@@ -1,54 +1,50 @@
-//! Address spaces and the translations cached of them.
-//!
-//! A space is what the unit's tags and table roots make one: requesters whose contexts agree in all of that share it. Its
-//! cache holds translations by page. An entry that was filled while something was being invalidated is not kept: see
-//! [`Generation`].
+//! Address spaces: what the unit's tags and table roots make one. Requesters whose contexts agree in all of that share it,
+//! and with it its leaf cache. A nested space has a leaf cache for its first stage and goes on in the space of its second, which
+//! everyone shares who is translated by that.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use portcullis_spec::{Iova, StageNumber, Tags, TranslationScope};
+use portcullis_pagetable::Format;
+use portcullis_spec::{FaultReason, Iova, Ipa, StageNumber, Tags, TranslationScope};
 
+use crate::engine::Inside;
+use crate::fast::Leaf;
+use crate::host::{ENTRY_PAGE, EntryPage};
+use crate::leaves::{Leaves, Place, REGION_SHIFT};
 use crate::refusal::Refusal;
-use crate::translate::{PageTranslation, Request, Stages};
+use crate::translate::{LeafEntry, PageTranslation, Request, Stages, walk_one_stage, walk_two_stages};
+use crate::word::Found;
 
-/// Counts invalidations. A fill reads it before its first table read, and is dropped unless it still stands when the
-/// entry would go in: a walk that races an invalidation inserts nothing.
-#[derive(Default)]
-pub struct Generation(AtomicU64);
-
-impl Generation {
-    /// The present generation, to be read before tables are.
-    pub fn read(&self) -> u64 {
-        self.0.load(Ordering::SeqCst)
-    }
-
-    /// Starts a new generation, before entries are removed.
-    pub fn advance(&self) {
-        self.0.fetch_add(1, Ordering::SeqCst);
-    }
-}
-
-/// How many translations all spaces of a unit may hold together; when they are more, a space is emptied.
+/// How many slots of leaf caches all spaces of a unit may have together. Where they are used up, spaces keep what they have, and
+/// new ones are walked for every request.
 #[derive(Debug)]
 pub struct Budget {
     used: AtomicUsize,
     limit: usize,
 }
 
+/// What a cached refusal costs, in slots.
+const REFUSAL_COST: usize = 16;
+
 impl Budget {
-    /// Room for `limit` translations.
+    /// Room for `limit` slots.
     #[must_use]
     pub const fn new(limit: usize) -> Self {
         Self { used: AtomicUsize::new(0), limit }
     }
 
-    fn take(&self) -> bool {
-        self.used.fetch_add(1, Ordering::Relaxed) < self.limit
+    pub(crate) fn take(&self, count: usize) -> bool {
+        let fits = self.used.fetch_add(count, Ordering::Relaxed).saturating_add(count) <= self.limit;
+        if !fits {
+            self.give_back(count);
+        }
+        fits
     }
 
-    fn give_back(&self, count: usize) {
+    pub(crate) fn give_back(&self, count: usize) {
         self.used.fetch_sub(count, Ordering::Relaxed);
     }
 }
@@ -62,46 +58,16 @@ pub struct SpaceKey {
     pub stages: Stages,
 }
 
-/// The cached translations of one page size.
-struct SizeClass {
-    shift: u8,
-    pages: HashMap<u64, PageTranslation>,
-}
-
-#[derive(Default)]
-struct Cache {
-    classes: Vec<SizeClass>,
-    /// Refusals of 4 KiB pages, kept only in caching mode.
-    refused: HashMap<u64, Refusal>,
-}
-
-impl Cache {
-    fn len(&self) -> usize {
-        self.classes.iter().map(|class| class.pages.len()).sum::<usize>() + self.refused.len()
-    }
-
-    fn clear(&mut self) {
-        self.classes.clear();
-        self.refused.clear();
-    }
-
-    /// Forgets everything that touches `first` to `last`.
-    fn remove(&mut self, first: u64, last: u64) {
-        for class in &mut self.classes {
-            remove_range(&mut class.pages, first >> class.shift, last >> class.shift);
+impl SpaceKey {
+    /// What identifies the space in which a nested one goes on.
+    pub(crate) fn second(&self) -> Option<Self> {
+        match self.stages {
+            Stages::One { .. } => None,
+            Stages::Two { second, .. } => Some(Self {
+                tags: Tags { domain: self.tags.domain, space: None },
+                stages: Stages::One { only: second, number: StageNumber::Second },
+            }),
         }
-        remove_range(&mut self.refused, first >> 12, last >> 12);
-        self.classes.retain(|class| !class.pages.is_empty());
-    }
-}
-
-fn remove_range<V>(pages: &mut HashMap<u64, V>, first: u64, last: u64) {
-    if last - first < pages.len() as u64 {
-        for page in first..=last {
-            pages.remove(&page);
-        }
-    } else {
-        pages.retain(|page, _| *page < first || *page > last);
     }
 }
 
@@ -109,94 +75,152 @@ fn remove_range<V>(pages: &mut HashMap<u64, V>, first: u64, last: u64) {
 pub struct Space {
     /// What identifies it.
     pub key: SpaceKey,
-    cache: RwLock<Cache>,
+    leaf: Leaf,
+    leaves: Leaves,
+    /// Where a nested space goes on.
+    second: Option<Arc<Space>>,
+    refusals: Refusals,
 }
 
 impl Space {
-    /// A space of which nothing is cached.
+    /// A space of which nothing is cached. `second` is the space of [`SpaceKey::second`].
     #[must_use]
-    pub fn new(key: SpaceKey) -> Self {
-        Self { key, cache: RwLock::default() }
-    }
-
-    fn shared(&self) -> RwLockReadGuard<'_, Cache> {
-        self.cache.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn exclusive(&self) -> RwLockWriteGuard<'_, Cache> {
-        self.cache.write().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The cached answer for `input`: a page that permits the request, or a cached refusal.
-    pub fn find(&self, input: Iova, request: Request) -> Option<Result<PageTranslation, Refusal>> {
-        let cache = self.shared();
-        let page = cache.classes.iter().find_map(|class| class.pages.get(&(input.0 >> class.shift)));
-        if let Some(page) = page {
-            // A page that does not permit is looked up in the tables again: rights may have been added since, for which
-            // no architecture demands an invalidation of all caches.
-            return page.permits(request).then_some(Ok(*page));
-        }
-        cache.refused.get(&(input.0 >> 12)).map(|refusal| Err(*refusal))
-    }
-
-    /// Keeps an answer of `generation`, unless something was invalidated since.
-    pub fn fill(
-        &self,
-        input: Iova,
-        answer: Result<PageTranslation, Refusal>,
-        generation: u64,
-        current: &Generation,
-        budget: &Budget,
-    ) {
-        let mut cache = self.exclusive();
-        // Whoever invalidates advances the generation first and then takes this lock, so either this sees the new
-        // generation, or the entry goes in before it is removed.
-        if current.read() != generation {
-            return;
-        }
-        if !budget.take() {
-            budget.give_back(cache.len() + 1);
-            cache.clear();
-            return;
-        }
-        let replaced = match answer {
-            Ok(page) => {
-                let key = input.0 >> page.shift;
-                match cache.classes.iter_mut().find(|class| class.shift == page.shift) {
-                    Some(class) => class.pages.insert(key, page).is_some(),
-                    None => {
-                        let pages = HashMap::from([(key, page)]);
-                        cache.classes.push(SizeClass { shift: page.shift, pages });
-                        false
-                    }
-                }
-            }
-            Err(refusal) => cache.refused.insert(input.0 >> 12, refusal).is_some(),
+    pub fn new(key: SpaceKey, second: Option<Arc<Self>>, budget: &Arc<Budget>) -> Self {
+        let leaf = match &key.stages {
+            Stages::One { only, .. } => Leaf::new(only),
+            Stages::Two { first, .. } => Leaf::new(first),
         };
-        if replaced {
-            budget.give_back(1);
+        Self { key, leaf, leaves: Leaves::new(Arc::clone(budget)), second, refusals: Refusals::new(budget) }
+    }
+
+    /// What is known of `input`'s translation without a walk. Refusals are kept where `caching` says that the unit may.
+    #[inline]
+    pub(crate) fn find(
+        &self,
+        input: u64,
+        request: Request,
+        inside: &Inside<'_>,
+        caching: bool,
+    ) -> Option<Result<PageTranslation, Refusal>> {
+        if caching && let Some(refusal) = self.refusals.find(input) {
+            return Some(Err(refusal));
         }
+        self.hit(input, request, inside).map(Ok)
+    }
+
+    #[inline]
+    fn hit(&self, input: u64, request: Request, inside: &Inside<'_>) -> Option<PageTranslation> {
+        let page =
+            self.leaf.translate(input, request, |region| self.leaves.find(region, &inside.presence))?;
+        match &self.second {
+            None => Some(page),
+            Some(second) => {
+                let output = second.hit(page.address(input).0, request, inside)?;
+                Some(page.then(input, output))
+            }
+        }
+    }
+
+    /// Translates `input` by its tables, and keeps what may be kept.
+    ///
+    /// # Errors
+    /// [`Refusal`] says why not.
+    #[cold]
+    pub(crate) fn walk_and_keep(
+        &self,
+        input: u64,
+        request: Request,
+        inside: &Inside<'_>,
+        caching: bool,
+    ) -> Result<PageTranslation, Refusal> {
+        let generation = self.refusals.generation();
+        let region = self.leaf.region(input);
+        // Before the first table entry is read.
+        let place = region.and_then(|region| self.leaves.observe(region, &inside.presence, inside.gate));
+        let answer = self.walk(input, request, inside);
+        match (&answer, place) {
+            (Ok((_, entry)), Some(place)) => self.keep(&place, input, entry, inside),
+            (Err(refusal), _) if caching && self.may_keep(refusal) => {
+                self.refusals.fill(input, *refusal, generation);
+            }
+            _ => {}
+        }
+        answer.map(|(page, _)| page)
+    }
+
+    fn walk(
+        &self,
+        input: u64,
+        request: Request,
+        inside: &Inside<'_>,
+    ) -> Result<(PageTranslation, LeafEntry), Refusal> {
+        match (&self.key.stages, &self.second) {
+            (Stages::One { only, number }, _) => {
+                walk_one_stage(inside.memory, only, *number, Iova(input), request)
+            }
+            (Stages::Two { first, .. }, Some(second)) => {
+                let second = |ipa: Ipa, request| match second.hit(ipa.0, request, inside) {
+                    Some(page) => Ok(page),
+                    None => second.walk_and_keep(ipa.0, request, inside, false),
+                };
+                walk_two_stages(inside.memory, first, second, Iova(input), request)
+            }
+            (Stages::Two { .. }, None) => Err(Refusal::new(FaultReason::Internal)),
+        }
+    }
+
+    /// Keeps where the leaf entry lies, if its page is this process's memory.
+    fn keep(&self, place: &Place<'_>, input: u64, entry: &LeafEntry, inside: &Inside<'_>) {
+        let page = entry.at.align_down(ENTRY_PAGE);
+        // The entry's place within its page must follow from the input alone.
+        if entry.at.0 & (ENTRY_PAGE - 1) != self.leaf.entry_offset(input, entry.level) {
+            return;
+        }
+        if let Some(page) = inside.memory.host_pointer(page, ENTRY_PAGE).and_then(EntryPage::new) {
+            place.fill(Found { page, level: entry.level, rights: entry.rights });
+        }
+    }
+
+    /// In caching mode, what a second stage alone does not map may be kept; what a first stage refuses may not.
+    fn may_keep(&self, refusal: &Refusal) -> bool {
+        matches!(self.key.stages, Stages::One { number: StageNumber::Second, .. })
+            && refusal.reason == FaultReason::NotMapped
     }
 
     /// Forgets what `scope` covers of this space.
-    pub fn invalidate(&self, scope: &TranslationScope, budget: &Budget) {
+    pub(crate) fn invalidate(&self, scope: &TranslationScope, inside: &Inside<'_>) {
         if !self.concerns(scope) {
             return;
         }
-        let mut cache = self.exclusive();
-        let before = cache.len();
         match scope.range {
-            // The pages of a second-stage range are addresses between the stages, of which a nested entry keeps nothing.
-            Some((first, last)) if !(self.is_nested() && scope.stage == Some(StageNumber::Second)) => {
-                cache.remove(first.0, last.0);
+            // The pages of a second-stage range are addresses between the stages. Where the first stage's tables lie is a matter
+            // of those, and which of them a nested space's cache went through it does not know.
+            Some((first, last)) if self.second.is_none() || scope.stage != Some(StageNumber::Second) => {
+                // Leaf entries themselves are never kept.
+                if !scope.leaf_only {
+                    let (first, last) = self.regions(first, last);
+                    self.leaves.clear(first, last, &inside.presence);
+                }
+                self.refusals.remove(first, last);
             }
-            _ => cache.clear(),
+            _ => {
+                self.leaves.clear(0, u64::MAX, &inside.presence);
+                self.refusals.remove(Iova(0), Iova(u64::MAX));
+            }
         }
-        budget.give_back(before - cache.len());
     }
 
-    const fn is_nested(&self) -> bool {
-        matches!(self.key.stages, Stages::Two { .. })
+    /// The regions that inputs from `first` to `last` lie in.
+    fn regions(&self, first: Iova, last: Iova) -> (u64, u64) {
+        let stage = match &self.key.stages {
+            Stages::One { only, .. } => only.format,
+            Stages::Two { first, .. } => first.format,
+        };
+        let mask = u64::MAX >> (64 - u32::from(stage.input_bits()).clamp(1, 64));
+        if last.0.saturating_sub(first.0) >= mask || first.0 & mask > last.0 & mask {
+            return (0, u64::MAX);
+        }
+        ((first.0 & mask) >> REGION_SHIFT, (last.0 & mask) >> REGION_SHIFT)
     }
 
     /// Whether a scope may cover some of this space's translations. A space without a space tag is covered by scopes of
@@ -213,102 +237,77 @@ impl Space {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use portcullis_pagetable::AnyFormat;
-    use portcullis_pagetable::format::VtdSecondStage;
-    use portcullis_spec::{
-        Access, DomainTag, MemoryAttributes, PagingFormat, PhysAddr, SpaceTag, Stage, StageRules,
-    };
+/// Refusals of 4 KiB pages, kept in caching mode alone.
+struct Refusals {
+    pages: Mutex<HashMap<u64, Refusal>>,
+    count: AtomicUsize,
+    /// Counts invalidations: a refusal found before one is not kept after it.
+    generation: AtomicU64,
+    budget: Arc<Budget>,
+}
 
-    use super::*;
-    use crate::translate::FormattedStage;
-
-    const READ: Request = Request { access: Access::READ, privileged: false, any: false, table: false };
-
-    fn space(domain: u32, tag: Option<u32>) -> Space {
-        let stage = Stage {
-            format: PagingFormat::VtdSecondStage { levels: 4 },
-            root: PhysAddr(0),
-            rules: StageRules::empty(),
-            input_bits: 48,
-        };
-        let only = FormattedStage { stage, format: AnyFormat::VtdSecondStage(VtdSecondStage::new(4)) };
-        let tags = Tags { domain: DomainTag(domain), space: tag.map(SpaceTag) };
-        Space::new(SpaceKey { tags, stages: Stages::One { only, number: StageNumber::Second } })
-    }
-
-    fn page(shift: u8) -> Result<PageTranslation, Refusal> {
-        Ok(PageTranslation {
-            base: PhysAddr(0),
-            shift,
-            user: Access::READ_WRITE,
-            privileged: Access::READ_WRITE,
-            dirty: true,
-            attributes: MemoryAttributes::default(),
-        })
-    }
-
-    fn fill(space: &Space, budget: &Budget, iova: u64, shift: u8) {
-        let current = Generation::default();
-        space.fill(Iova(iova), page(shift), current.read(), &current, budget);
-    }
-
-    fn scope(domain: u32, range: Option<(u64, u64)>) -> TranslationScope {
-        TranslationScope {
-            domain: Some(DomainTag(domain)),
-            range: range.map(|(first, last)| (Iova(first), Iova(last))),
-            ..TranslationScope::default()
+impl Refusals {
+    fn new(budget: &Arc<Budget>) -> Self {
+        Self {
+            pages: Mutex::default(),
+            count: AtomicUsize::new(0),
+            generation: AtomicU64::new(0),
+            budget: Arc::clone(budget),
         }
     }
 
-    #[test]
-    fn an_invalidation_costs_what_it_names() {
-        let budget = Budget::new(100);
-        let (mine, others) = (space(1, None), space(2, None));
-        for space in [&mine, &others] {
-            fill(space, &budget, 0x1000, 12);
-            fill(space, &budget, 0x2000, 12);
-            fill(space, &budget, 0x20_0000, 21);
-        }
-        let found =
-            |space: &Space| [0x1000, 0x2000, 0x3f_ffff].map(|at| space.find(Iova(at), READ).is_some());
-        for space in [&mine, &others] {
-            space.invalidate(&scope(1, Some((0x1000, 0x1fff))), &budget);
-        }
-        assert_eq!((found(&mine), found(&others)), ([false, true, true], [true; 3]));
-        mine.invalidate(&scope(1, Some((0x3f_f000, 0x3f_ffff))), &budget);
-        assert_eq!(found(&mine), [false, true, false]);
-        mine.invalidate(&scope(1, None), &budget);
-        assert_eq!((found(&mine), found(&others)), ([false; 3], [true; 3]));
-        assert_eq!(budget.used.load(Ordering::Relaxed), 3);
+    fn pages(&self) -> MutexGuard<'_, HashMap<u64, Refusal>> {
+        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    #[test]
-    fn a_tagged_scope_covers_untagged_spaces() {
-        let budget = Budget::new(100);
-        let scope = TranslationScope { space: Some(SpaceTag(5)), ..scope(1, None) };
-        for (tag, covered) in [(None, true), (Some(5), true), (Some(6), false)] {
-            let space = space(1, tag);
-            fill(&space, &budget, 0, 12);
-            space.invalidate(&scope, &budget);
-            assert_eq!(space.find(Iova(0), READ).is_none(), covered, "{tag:?}");
-        }
+    fn generation(&self) -> u64 {
+        self.generation.load(Ordering::SeqCst)
     }
 
-    #[test]
-    fn memory_for_translations_is_bounded() {
-        let budget = Budget::new(10);
-        let space = space(1, None);
-        for page in 0..1000 {
-            fill(&space, &budget, page << 12, 12);
-            assert!(budget.used.load(Ordering::Relaxed) <= 10);
+    fn find(&self, input: u64) -> Option<Refusal> {
+        if self.count.load(Ordering::Acquire) == 0 {
+            return None;
         }
-        // The same page again takes no room.
-        space.invalidate(&TranslationScope::default(), &budget);
-        for _ in 0..20 {
-            fill(&space, &budget, 0, 12);
+        self.pages().get(&(input >> 12)).copied()
+    }
+
+    fn fill(&self, input: u64, refusal: Refusal, generation: u64) {
+        let mut pages = self.pages();
+        // Whoever invalidates starts a generation and then looks at the count, so either this sees the generation, or he sees
+        // the count, takes the lock and removes what goes in here.
+        self.count.store(pages.len() + 1, Ordering::SeqCst);
+        if self.generation() == generation
+            && self.budget.take(REFUSAL_COST)
+            && pages.insert(input >> 12, refusal).is_some()
+        {
+            self.budget.give_back(REFUSAL_COST);
         }
-        assert_eq!(budget.used.load(Ordering::Relaxed), 1);
+        self.count.store(pages.len(), Ordering::SeqCst);
+    }
+
+    fn remove(&self, first: Iova, last: Iova) {
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        if self.count.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        let mut pages = self.pages();
+        let before = pages.len();
+        let (first, last) = (first.0 >> 12, last.0 >> 12);
+        if last.saturating_sub(first) < before as u64 {
+            for page in first..=last {
+                pages.remove(&page);
+            }
+        } else {
+            pages.retain(|page, _| *page < first || *page > last);
+        }
+        self.budget.give_back((before - pages.len()) * REFUSAL_COST);
+        self.count.store(pages.len(), Ordering::Release);
+    }
+}
+
+impl Drop for Refusals {
+    fn drop(&mut self) {
+        let count = self.pages().len();
+        self.budget.give_back(count * REFUSAL_COST);
     }
 }

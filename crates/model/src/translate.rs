@@ -1,7 +1,6 @@
 //! Translation by tables: one stage, or two, over the page-table walker. Knows no architecture; what architectures do
 //! differently is in the format and in the stage's rules.
 
-use portcullis_pagetable::format::Flags;
 use portcullis_pagetable::{AnyFormat, Attributes, Cause, Format, Rights, Step, Walk, walk};
 use portcullis_spec::{
     Access, Cacheability, FaultReason, Iova, Ipa, MemoryAttributes, PhysAddr, Stage, StageNumber, StageRules,
@@ -72,31 +71,38 @@ pub struct PageTranslation {
     pub base: PhysAddr,
     /// log2 of the page's bytes.
     pub shift: u8,
-    /// What unprivileged requests may do.
-    pub user: Access,
-    /// What privileged requests may do.
-    pub privileged: Access,
-    /// Whether writes need set no Dirty flag any more.
-    pub dirty: bool,
+    /// What requests of the same privilege may do. A write may first have to set Dirty.
+    pub access: Access,
     /// Memory attributes.
     pub attributes: MemoryAttributes,
 }
 
 impl PageTranslation {
-    /// What requests of this privilege may do.
-    #[must_use]
-    pub const fn access(&self, privileged: bool) -> Access {
-        if privileged { self.privileged } else { self.user }
+    /// This page of a first stage, which `input` lies in, and the second stage's page of what it leads to, as one.
+    #[inline]
+    pub(crate) fn then(&self, input: u64, second: Self) -> Self {
+        let shift = self.shift.min(second.shift);
+        Self {
+            base: second.address(self.address(input).0).align_down(1 << shift),
+            shift,
+            access: self.access & second.access,
+            attributes: combined(self.attributes, second.attributes),
+        }
     }
+}
 
-    /// Whether `request` may use the page as it stands.
-    #[must_use]
-    pub fn permits(&self, request: Request) -> bool {
-        let access = self.access(request.privileged);
-        let granted = access.contains(request.access) || (request.any && !access.is_empty());
-        granted && (self.dirty || !request.access.contains(Access::WRITE))
-    }
+/// Where a walk found its leaf entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct LeafEntry {
+    /// Where it lies.
+    pub(crate) at: PhysAddr,
+    /// Its level.
+    pub(crate) level: u8,
+    /// What the tables above permit.
+    pub(crate) rights: Rights,
+}
 
+impl PageTranslation {
     /// Where `input` leads.
     #[must_use]
     pub const fn address(&self, input: u64) -> PhysAddr {
@@ -104,7 +110,7 @@ impl PageTranslation {
     }
 }
 
-/// Translates `input`, setting Accessed and Dirty as the rules say.
+/// Translates `input` by tables alone, whatever is cached, setting Accessed and Dirty as the rules say.
 ///
 /// # Errors
 /// [`Refusal`] says why not.
@@ -116,12 +122,15 @@ pub fn translate(
 ) -> Result<PageTranslation, Refusal> {
     match stages {
         Stages::One { only, number } => one_stage(memory, only, *number, input, request),
-        Stages::Two { first, second } => two_stages(memory, first, second, input, request),
+        Stages::Two { first, second } => {
+            let second = |ipa, request| one_stage(memory, second, StageNumber::Second, ipa, request);
+            walk_two_stages(memory, first, second, input, request).map(|(page, _)| page)
+        }
     }
 }
 
 /// What a page permits to requests of one privilege, by its rights and the rules of the stage.
-fn permitted(rights: Rights, rules: StageRules, privileged: bool) -> Access {
+pub(crate) fn permitted(rights: Rights, rules: StageRules, privileged: bool) -> Access {
     let rights = if rules.contains(StageRules::ONE_PRIVILEGE) { rights | Rights::USER } else { rights };
     let mut access = rights.access(privileged);
     if !privileged
@@ -196,7 +205,7 @@ fn walk_refusal<E>(cause: &Cause<E>, number: StageNumber, root: bool, at: Option
 }
 
 /// An entry's value as it is stored, and back.
-fn stored(rules: StageRules, entry: u64) -> u64 {
+pub(crate) fn stored(rules: StageRules, entry: u64) -> u64 {
     if rules.contains(StageRules::BIG_ENDIAN) { entry.swap_bytes() } else { entry }
 }
 
@@ -265,13 +274,6 @@ fn set_flags(
     }
 }
 
-/// Whether a write to the page still has to set Dirty once the tables were used by `request`.
-fn is_dirty(rules: StageRules, flags: Flags, request: Request) -> bool {
-    !rules.intersects(StageRules::SET_DIRTY | StageRules::DIRTY_REQUIRED)
-        || flags.contains(Flags::DIRTY)
-        || request.access.contains(Access::WRITE)
-}
-
 fn out_of_range<A>(stage: &Stage<A>, input: u64) -> bool {
     stage.input_bits < 64 && input >> stage.input_bits != 0
 }
@@ -287,6 +289,17 @@ pub(crate) fn one_stage<I: portcullis_pagetable::Address>(
     input: I,
     request: Request,
 ) -> Result<PageTranslation, Refusal> {
+    walk_one_stage(memory, stage, number, input, request).map(|(page, _)| page)
+}
+
+/// The same, and where the leaf entry lies.
+pub(crate) fn walk_one_stage<I: portcullis_pagetable::Address>(
+    memory: &dyn GuestMemory,
+    stage: &FormattedStage<PhysAddr>,
+    number: StageNumber,
+    input: I,
+    request: Request,
+) -> Result<(PageTranslation, LeafEntry), Refusal> {
     let FormattedStage { stage: Stage { root, rules, .. }, format } = stage;
     if out_of_range(&stage.stage, input.value()) {
         return Err(Refusal::by(number, FaultReason::AddressSize, Detail::None));
@@ -317,20 +330,20 @@ pub(crate) fn one_stage<I: portcullis_pagetable::Address>(
                 continue 'attempt;
             }
         }
-        return Ok(PageTranslation {
+        let at = walk.steps().last().map_or(*root, |leaf| leaf.at);
+        let page = PageTranslation {
             base: mapping.address.align_down(1 << mapping.shift),
             shift: mapping.shift,
-            user: permitted(walk.rights, *rules, false),
-            privileged: permitted(walk.rights, *rules, true),
-            dirty: is_dirty(*rules, mapping.attributes.flags, request),
+            access: permitted(walk.rights, *rules, request.privileged),
             attributes: attributes(format, &mapping.attributes),
-        });
+        };
+        return Ok((page, LeafEntry { at, level: mapping.level, rights: walk.table_rights }));
     }
     Err(Refusal::by(number, FaultReason::AccessFlag, Detail::FlagsUpdate))
 }
 
 /// What a leaf says of the memory behind it, as far as its format says anything.
-fn attributes(format: &AnyFormat, leaf: &Attributes) -> MemoryAttributes {
+pub(crate) fn attributes(format: &AnyFormat, leaf: &Attributes) -> MemoryAttributes {
     let cacheability = match (format, leaf.memory_type) {
         // Svpbmt: NC and IO.
         (AnyFormat::Riscv(_), 1) => Cacheability::NonCacheable,
@@ -382,44 +395,36 @@ pub(crate) fn first_of_two(
     let unchanged = PageTranslation {
         base: PhysAddr(0),
         shift: 56,
-        user: Access::all(),
-        privileged: Access::all(),
-        dirty: true,
+        access: Access::all(),
         attributes: MemoryAttributes::default(),
     };
-    through_first(memory, first, second, input, request, |_| Ok(unchanged))
+    let second = |ipa, request: Request| {
+        if request.table {
+            one_stage(memory, second, StageNumber::Second, ipa, request)
+        } else {
+            Ok(unchanged)
+        }
+    };
+    walk_two_stages(memory, first, second, input, request).map(|(page, _)| page)
 }
 
-fn two_stages(
+/// Translates `input` by the first stage's tables, whose addresses and outputs `second` translates, and says where the
+/// first stage's leaf entry lies.
+///
+/// # Errors
+/// [`Refusal`] says why not, by which stage.
+pub(crate) fn walk_two_stages(
     memory: &dyn GuestMemory,
     first: &FormattedStage<Ipa>,
-    second: &FormattedStage<PhysAddr>,
+    second: impl Fn(Ipa, Request) -> Result<PageTranslation, Refusal>,
     input: Iova,
     request: Request,
-) -> Result<PageTranslation, Refusal> {
-    through_first(memory, first, second, input, request, |ipa| {
-        one_stage(memory, second, StageNumber::Second, ipa, request)
-            .map_err(|refusal| Refusal { ipa: Some(ipa), ..refusal })
-    })
-}
-
-/// The way through a first stage whose tables lie behind a second; `finish` translates its output.
-fn through_first(
-    memory: &dyn GuestMemory,
-    first: &FormattedStage<Ipa>,
-    second: &FormattedStage<PhysAddr>,
-    input: Iova,
-    request: Request,
-    finish: impl Fn(Ipa) -> Result<PageTranslation, Refusal>,
-) -> Result<PageTranslation, Refusal> {
+) -> Result<(PageTranslation, LeafEntry), Refusal> {
     let FormattedStage { stage: Stage { root, rules, .. }, format } = first;
     if out_of_range(&first.stage, input.0) {
         return Err(Refusal::by(StageNumber::First, FaultReason::AddressSize, Detail::None));
     }
-    let table = |ipa: Ipa, request| {
-        let page = one_stage(memory, second, StageNumber::Second, ipa, request)?;
-        Ok(page.address(ipa.0))
-    };
+    let table = |ipa: Ipa, request| second(ipa, request).map(|page| page.address(ipa.0));
     'attempt: for _ in 0..FLAG_ATTEMPTS {
         let mut failed_at = *root;
         let mut entry_at = None;
@@ -449,7 +454,8 @@ fn through_first(
         for step in walk.steps() {
             flagged(format, *rules, StageNumber::First, step, write && step.level == mapping.level)?;
         }
-        let page = finish(mapping.address)?;
+        let page = second(mapping.address, request)
+            .map_err(|refusal| Refusal { ipa: Some(mapping.address), ..refusal })?;
         for step in walk.steps() {
             let new =
                 flagged(format, *rules, StageNumber::First, step, write && step.level == mapping.level)?;
@@ -462,15 +468,15 @@ fn through_first(
                 continue 'attempt;
             }
         }
-        let shift = mapping.shift.min(page.shift);
-        return Ok(PageTranslation {
-            base: page.address(mapping.address.0).align_down(1 << shift),
-            shift,
-            user: permitted(walk.rights, *rules, false) & page.user,
-            privileged: permitted(walk.rights, *rules, true) & page.privileged,
-            dirty: page.dirty && is_dirty(*rules, mapping.attributes.flags, request),
-            attributes: combined(attributes(format, &mapping.attributes), page.attributes),
-        });
+        let first = PageTranslation {
+            base: PhysAddr(mapping.address.0).align_down(1 << mapping.shift),
+            shift: mapping.shift,
+            access: permitted(walk.rights, *rules, request.privileged),
+            attributes: attributes(format, &mapping.attributes),
+        };
+        let at = entry_at.unwrap_or(page.base);
+        let page = first.then(input.0, page);
+        return Ok((page, LeafEntry { at, level: mapping.level, rights: walk.table_rights }));
     }
     Err(Refusal::by(StageNumber::First, FaultReason::AccessFlag, Detail::FlagsUpdate))
 }

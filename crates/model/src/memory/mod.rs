@@ -28,6 +28,12 @@ pub enum MemoryError {
         /// First byte of the access.
         address: PhysAddr,
     },
+    /// The memory can be read and written, and has no pointer in this process.
+    #[error("the memory at {address} has no address in this process")]
+    NotInProcess {
+        /// First byte of the access.
+        address: PhysAddr,
+    },
 }
 
 /// Memory as a device sees it behind its IOMMU: of a guest, or of a simulated machine.
@@ -85,6 +91,69 @@ pub trait GuestMemory: Send + Sync {
         let _ = (address, bytes);
         None
     }
+
+    /// Whether somebody wants to know what is written through host pointers (for live migration, say).
+    fn tracks_writes(&self) -> bool {
+        false
+    }
+
+    /// Told, where [`tracks_writes`](Self::tracks_writes) says so, before `bytes` bytes from `address` on may be written
+    /// through a host pointer, and again when no more will be.
+    fn mark_written(&self, address: PhysAddr, bytes: u64) {
+        let _ = (address, bytes);
+    }
+}
+
+/// How wide an atomic operation of a device is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Width {
+    /// 32 bits.
+    Four,
+    /// 64 bits.
+    Eight,
+}
+
+impl Width {
+    /// Bytes.
+    #[must_use]
+    pub const fn bytes(self) -> u64 {
+        match self {
+            Self::Four => 4,
+            Self::Eight => 8,
+        }
+    }
+
+    /// The bits of a value.
+    pub(crate) const fn mask(self) -> u64 {
+        match self {
+            Self::Four => 0xffff_ffff,
+            Self::Eight => u64::MAX,
+        }
+    }
+}
+
+/// Replaces the little-endian value at `address`, a multiple of its width, by what `change` makes of it, if anything, at once
+/// with respect to everyone else who writes it at once. Returns what stood there.
+pub(crate) fn update(
+    memory: &dyn GuestMemory,
+    address: PhysAddr,
+    width: Width,
+    change: impl Fn(u64) -> Option<u64>,
+) -> Result<u64, MemoryError> {
+    // A narrow value is changed with its neighbour, which keeps what it has.
+    let at = address.align_down(8);
+    let shift = 8 * (address.0 & 7 & !(width.bytes() - 1));
+    let mask = width.mask() << shift;
+    let mut whole = memory.load64(at)?;
+    loop {
+        let old = (whole & mask) >> shift;
+        let Some(new) = change(old) else { return Ok(old) };
+        let found = memory.compare_exchange64(at, whole, whole & !mask | new << shift & mask)?;
+        if found == whole {
+            return Ok(old);
+        }
+        whole = found;
+    }
 }
 
 /// Memory of which only the addresses below a power of two can be reached.
@@ -140,6 +209,14 @@ impl GuestMemory for Addressable {
 
     fn host_pointer(&self, address: PhysAddr, bytes: u64) -> Option<NonNull<u8>> {
         self.check(address, bytes).ok()?.host_pointer(address, bytes)
+    }
+
+    fn tracks_writes(&self) -> bool {
+        self.memory.tracks_writes()
+    }
+
+    fn mark_written(&self, address: PhysAddr, bytes: u64) {
+        self.memory.mark_written(address, bytes);
     }
 }
 

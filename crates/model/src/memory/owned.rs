@@ -1,17 +1,20 @@
 //! Memory that belongs to this process and starts at address zero: for tests, demonstrations and simulated platforms.
 
+use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use portcullis_spec::PhysAddr;
 
 use super::{GuestMemory, MemoryError};
+use crate::host::{HostSlice, Page, zeroed_pages};
 
 /// Memory of a fixed size, zeroed, at addresses 0 to its size.
 ///
-/// Every access is made of atomic accesses to aligned 64-bit words, so threads may share it freely.
+/// Threads may share it freely. Aligned accesses of 2, 4 and 8 bytes are atomic.
 pub struct OwnedMemory {
-    words: Box<[AtomicU64]>,
+    pages: Box<[Page]>,
     base: u64,
+    size: u64,
 }
 
 impl OwnedMemory {
@@ -21,37 +24,45 @@ impl OwnedMemory {
         Self::at(PhysAddr(0), bytes)
     }
 
-    /// `bytes` bytes from `base` on, both rounded (down and up) to a multiple of 8.
+    /// `bytes` bytes from `base` on, both rounded (up and down) to a multiple of 8.
     #[must_use]
     pub fn at(base: PhysAddr, bytes: usize) -> Self {
-        let words = (0..bytes.div_ceil(8)).map(|_| AtomicU64::new(0)).collect();
-        Self { words, base: base.0 & !7 }
+        let base = base.0 & !7;
+        let size = (bytes as u64).next_multiple_of(8);
+        // A page of the memory is a page of this process, wherever the memory begins.
+        let pages = ((base & 0xfff) + size).div_ceil(0x1000);
+        Self { pages: zeroed_pages(pages as usize), base, size }
     }
 
     /// Size in bytes.
     #[must_use]
-    pub fn size(&self) -> u64 {
-        self.words.len() as u64 * 8
+    pub const fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// How far from the first page's start `bytes` bytes from `address` on lie, if all of them are there.
+    fn offset(&self, address: PhysAddr, bytes: u64) -> Result<usize, MemoryError> {
+        address
+            .0
+            .checked_sub(self.base)
+            .filter(|offset| offset.checked_add(bytes).is_some_and(|end| end <= self.size))
+            .and_then(|offset| usize::try_from(offset + (self.base & 0xfff)).ok())
+            .ok_or(MemoryError::NotMemory { address })
     }
 
     /// The word that holds the byte at `address`.
     fn word(&self, address: PhysAddr) -> Result<&AtomicU64, MemoryError> {
-        address
-            .0
-            .checked_sub(self.base)
-            .and_then(|offset| usize::try_from(offset / 8).ok())
-            .and_then(|index| self.words.get(index))
-            .ok_or(MemoryError::NotMemory { address })
+        let offset = self.offset(address, 1)?;
+        let page = self.pages.get(offset / 0x1000);
+        page.and_then(|page| page.0.get(offset % 0x1000 / 8)).ok_or(MemoryError::NotMemory { address })
     }
 
-    /// Refuses ranges that leave the memory, so that no access is done by half.
-    fn check(&self, address: PhysAddr, bytes: usize) -> Result<(), MemoryError> {
-        let fits = address
-            .0
-            .checked_sub(self.base)
-            .and_then(|offset| offset.checked_add(bytes as u64))
-            .is_some_and(|end| end <= self.size());
-        if fits { Ok(()) } else { Err(MemoryError::NotMemory { address }) }
+    /// The bytes from `address` on. Ranges that leave the memory are refused, so that no access is done by half.
+    fn slice(&self, address: PhysAddr, bytes: usize) -> Result<HostSlice<'_>, MemoryError> {
+        let offset = self.offset(address, bytes as u64)?;
+        let first = NonNull::from(&*self.pages).cast::<u8>().as_ptr();
+        let pointer = NonNull::new(first.wrapping_add(offset)).ok_or(MemoryError::NotMemory { address })?;
+        Ok(HostSlice::new(pointer, bytes))
     }
 }
 
@@ -76,41 +87,12 @@ fn merge(word: &AtomicU64, mask: u64, value: u64) {
 
 impl GuestMemory for OwnedMemory {
     fn read(&self, address: PhysAddr, buffer: &mut [u8]) -> Result<(), MemoryError> {
-        self.check(address, buffer.len())?;
-        let mut at = address.0;
-        let mut rest = buffer;
-        while !rest.is_empty() {
-            let within = (at % 8) as usize;
-            let count = rest.len().min(8 - within);
-            let word = self.word(PhysAddr(at))?.load(Ordering::Acquire).to_le_bytes();
-            let (piece, more) = rest.split_at_mut(count);
-            piece.copy_from_slice(&word[within..within + count]);
-            rest = more;
-            at += count as u64;
-        }
+        self.slice(address, buffer.len())?.read(0, buffer);
         Ok(())
     }
 
     fn write(&self, address: PhysAddr, bytes: &[u8]) -> Result<(), MemoryError> {
-        self.check(address, bytes.len())?;
-        let mut at = address.0;
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            let within = (at % 8) as usize;
-            let count = rest.len().min(8 - within);
-            let (piece, more) = rest.split_at(count);
-            let word = self.word(PhysAddr(at))?;
-            let (mut value, mut mask) = ([0; 8], [0; 8]);
-            value[within..within + count].copy_from_slice(piece);
-            mask[within..within + count].fill(0xff);
-            if count == 8 {
-                word.store(u64::from_le_bytes(value), Ordering::Release);
-            } else {
-                merge(word, u64::from_le_bytes(mask), u64::from_le_bytes(value));
-            }
-            rest = more;
-            at += count as u64;
-        }
+        self.slice(address, bytes.len())?.write(0, bytes);
         Ok(())
     }
 
@@ -142,5 +124,10 @@ impl GuestMemory for OwnedMemory {
         aligned(address, 8)?;
         let result = self.word(address)?.compare_exchange(current, new, Ordering::SeqCst, Ordering::SeqCst);
         Ok(result.unwrap_or_else(|now| now))
+    }
+
+    fn host_pointer(&self, address: PhysAddr, bytes: u64) -> Option<NonNull<u8>> {
+        let slice = self.slice(address, usize::try_from(bytes).ok()?).ok()?;
+        NonNull::new(slice.as_ptr())
     }
 }

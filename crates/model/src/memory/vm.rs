@@ -77,4 +77,15 @@ impl<M: GuestMemoryBackend + Send + Sync> GuestMemory for VmMemory<M> {
         let slice = self.0.get_slice(GuestAddress(address.0), bytes).ok()?;
         NonNull::new(slice.ptr_guard_mut().as_ptr())
     }
+
+    fn tracks_writes(&self) -> bool {
+        true
+    }
+
+    fn mark_written(&self, address: PhysAddr, bytes: u64) {
+        let Ok(bytes) = usize::try_from(bytes) else { return };
+        if let Ok(slice) = self.0.get_slice(GuestAddress(address.0), bytes) {
+            slice.bitmap().mark_dirty(0, bytes);
+        }
+    }
 }

@@ -143,9 +143,7 @@ impl Smmuv3Unit {
         PageTranslation {
             base: PhysAddr(address >> shift << shift),
             shift,
-            user: Access::all(),
-            privileged: Access::all(),
-            dirty: true,
+            access: Access::all(),
             attributes: MemoryAttributes::default(),
         }
     }
