@@ -77,13 +77,11 @@ impl Table {
             }
             return;
         }
+        // Whatever stands there: to spare another region that shares the slot would take a look at what it is, and by then it may
+        // be ours.
         for region in first..=last {
-            if let (Some(slot), tag) = self.place(region) {
-                let word = slot.load();
-                // A word of another region leaves nobody who could still fill this slot for ours.
-                if word.is_empty() || word.has_tag(tag) {
-                    slot.store(empty);
-                }
+            if let (Some(slot), _) = self.place(region) {
+                slot.store(empty);
             }
         }
     }
@@ -159,7 +157,9 @@ impl Leaves {
             return Some(Place { slot, tag, seen });
         }
         let empty = Word::empty(table.next_version());
-        slot.replace(seen, empty).then_some(Place { slot, tag, seen: empty })
+        let driven_out = slot.replace(seen, empty);
+        fence_after_exchange();
+        driven_out.then_some(Place { slot, tag, seen: empty })
     }
 
     /// Puts an empty table in the place of another.

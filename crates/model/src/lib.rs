@@ -17,6 +17,8 @@ pub mod host;
 pub mod interrupt;
 mod leaves;
 pub mod memory;
+#[cfg(all(loom, test))]
+mod models;
 pub mod port;
 mod rcu;
 pub mod refusal;

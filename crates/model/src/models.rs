@@ -1,0 +1,184 @@
+//! The caches and the drain under a model checker, which tries every order in which threads may see each other's accesses.
+//!
+//! The code is the real one ([`crate::sync`]); what is modelled is the memory around it. A table entry leads to the old or
+//! to the new leaf table. Software changes it, invalidates, drains, and only then reuses the old table. Nobody may find it after
+//! that.
+
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use loom::thread;
+use portcullis_pagetable::Rights;
+
+use crate::gate::Gate;
+use crate::host::EntryPage;
+use crate::leaves::Leaves;
+use crate::rcu::Rcu;
+use crate::space::Budget;
+use crate::word::Found;
+
+const OLD: usize = 0x1000;
+const NEW: usize = 0x2000;
+
+fn page(number: usize) -> EntryPage {
+    let pointer = NonNull::new(std::ptr::without_provenance_mut(number)).expect("not null");
+    EntryPage::new(pointer).expect("aligned")
+}
+
+/// A unit's caches, and the memory around them.
+struct Machine {
+    gate: Gate,
+    leaves: Leaves,
+    /// The table entry above the leaf table.
+    entry: AtomicUsize,
+    /// Whether the old leaf table is somebody else's by now.
+    reused: AtomicBool,
+}
+
+impl Machine {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            gate: Gate::default(),
+            leaves: Leaves::new(Arc::new(Budget::new(1 << 10))),
+            entry: AtomicUsize::new(OLD),
+            reused: AtomicBool::new(false),
+        })
+    }
+
+    /// A device's request: finds the leaf table in the cache or in the table above, and uses it.
+    fn request(&self, region: u64) {
+        let inside = self.gate.enter();
+        let table = match self.leaves.find(region, &inside) {
+            Some(found) => found.page.number() as usize,
+            None => {
+                let place = self.leaves.observe(region, &inside, &self.gate);
+                let table = self.entry.load(Ordering::Acquire);
+                if let Some(place) = place {
+                    place.fill(Found { page: page(table), level: 0, rights: Rights::READ });
+                }
+                table
+            }
+        };
+        self.use_table(table);
+        drop(inside);
+    }
+
+    fn use_table(&self, table: usize) {
+        assert!(table != OLD || !self.reused.load(Ordering::Relaxed), "stale");
+    }
+
+    /// Software's unmap: changes the entry, invalidates, waits, and reuses the old table.
+    fn unmap(&self) {
+        self.entry.store(NEW, Ordering::Release);
+        if cfg!(mutant = "drain_before_clear") {
+            self.gate.drain();
+        }
+        {
+            let inside = self.gate.enter();
+            if !cfg!(mutant = "no_clear") {
+                self.leaves.clear(0, 0, &inside);
+            }
+        }
+        if !cfg!(mutant = "drain_before_clear") {
+            self.gate.drain();
+        }
+        self.reused.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Explores with a bound on preemptions, which finds what two or three switches at the wrong moment can do.
+fn explore(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(preemptions);
+    builder.check(model);
+}
+
+#[test]
+fn a_fill_that_races_an_invalidation_is_never_used_after_it() {
+    explore(2, || {
+        let machine = Machine::new();
+        let device = thread::spawn({
+            let machine = Arc::clone(&machine);
+            move || {
+                machine.request(0);
+                machine.request(0);
+            }
+        });
+        machine.unmap();
+        device.join().unwrap();
+    });
+}
+
+#[test]
+fn two_devices_fill_and_use_while_software_invalidates() {
+    explore(1, || {
+        let machine = Machine::new();
+        let devices = [0, 1].map(|_| {
+            let machine = Arc::clone(&machine);
+            thread::spawn(move || machine.request(0))
+        });
+        machine.unmap();
+        for device in devices {
+            device.join().unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_cache_that_grows_meanwhile_keeps_nothing_old() {
+    explore(2, || {
+        let machine = Machine::new();
+        machine.request(0);
+        let device = thread::spawn({
+            let machine = Arc::clone(&machine);
+            move || {
+                // Another region of the only slot: the table grows.
+                let inside = machine.gate.enter();
+                let place = machine.leaves.observe(1, &inside, &machine.gate);
+                if let Some(place) = place {
+                    place.fill(Found { page: page(0x3000), level: 0, rights: Rights::READ });
+                }
+                drop(inside);
+                machine.request(0);
+            }
+        });
+        machine.unmap();
+        device.join().unwrap();
+        machine.request(0);
+    });
+}
+
+/// Says when it is dropped.
+struct Watched(Arc<AtomicBool>);
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn what_was_replaced_lives_as_long_as_somebody_looks_at_it() {
+    explore(2, || {
+        let gate = Arc::new(Gate::default());
+        let (published, dropped) = (Arc::new(Rcu::default()), Arc::new(AtomicBool::new(false)));
+        let _ = published.swap(Some(Arc::new(Watched(Arc::clone(&dropped)))));
+        let reader = thread::spawn({
+            let (gate, published) = (Arc::clone(&gate), Arc::clone(&published));
+            move || {
+                let inside = gate.enter();
+                if let Some(watched) = published.load(&inside) {
+                    assert!(!watched.0.load(Ordering::Relaxed), "freed while in use");
+                }
+                drop(inside);
+            }
+        });
+        if let Some(retired) = published.swap(None) {
+            gate.retire(retired);
+        }
+        gate.drain();
+        assert!(dropped.load(Ordering::Relaxed), "kept although nobody is left");
+        reader.join().unwrap();
+    });
+}
