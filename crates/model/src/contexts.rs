@@ -352,12 +352,12 @@ impl SpaceIndex {
     }
 
     /// The space that `key` identifies: the one that others use already, or a new one.
-    fn space(&mut self, key: SpaceKey, budget: &Arc<Budget>) -> Arc<Space> {
+    fn space(&mut self, key: SpaceKey, budget: &Arc<Budget>, retaining: bool) -> Arc<Space> {
         if let Some(space) = self.by_key.get(&key) {
             return Arc::clone(space);
         }
-        let second = key.second().map(|key| self.space(key, budget));
-        let space = Arc::new(Space::new(key, second, budget));
+        let second = key.second().map(|key| self.space(key, budget, retaining));
+        let space = Arc::new(Space::new(key, second, budget, retaining));
         self.insert(&space);
         space
     }
@@ -370,12 +370,12 @@ impl Spaces {
     }
 
     /// The space that `key` identifies.
-    pub(crate) fn space(&self, key: SpaceKey) -> Arc<Space> {
+    pub(crate) fn space(&self, key: SpaceKey, retaining: bool) -> Arc<Space> {
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
         if index.by_key.len() >= index.limit {
             index.prune();
         }
-        index.space(key, &self.budget)
+        index.space(key, &self.budget, retaining)
     }
 
     /// Forgets translations.

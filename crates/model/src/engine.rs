@@ -1,6 +1,7 @@
 //! The way of a transaction through a unit, the same for every architecture: guard, context, translation, memory, fault.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use portcullis_pagetable::AnyFormat;
 use portcullis_spec::{
@@ -206,6 +207,7 @@ pub struct Engine<A: Architecture> {
     gate: Gate,
     contexts: Contexts<A::Note>,
     spaces: Spaces,
+    retaining: AtomicBool,
 }
 
 /// A thread's presence in a unit, and what it finds there.
@@ -250,7 +252,14 @@ impl<A: Architecture> Engine<A> {
             gate: Gate::default(),
             contexts: Contexts::default(),
             spaces: Spaces::new(Budget::new(SLOT_LIMIT)),
+            retaining: AtomicBool::new(false),
         }
+    }
+
+    /// From now on, keeps whole translations in spaces that no context has led to yet, until they are invalidated, as
+    /// hardware may: slower, and what software forgets to invalidate shows. To be called before devices are at work.
+    pub fn retain_translations(&self) {
+        self.retaining.store(true, Ordering::Relaxed);
     }
 
     /// The memory.
@@ -383,7 +392,7 @@ impl<A: Architecture> Engine<A> {
         let generation = self.contexts.generation();
         let mut resolved = self.architecture.lookup(self.memory(), requester, pasid, upper);
         let space = match self.stages(&resolved.context) {
-            Ok(key) => key.map(|key| self.spaces.space(key)),
+            Ok(key) => key.map(|key| self.spaces.space(key, self.retaining.load(Ordering::Relaxed))),
             Err(NoFormat) => {
                 resolved.context = Context::Blocked(Some(FaultReason::Internal));
                 resolved.cacheable = false;

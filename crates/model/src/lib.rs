@@ -23,6 +23,7 @@ pub mod port;
 mod rcu;
 pub mod refusal;
 pub mod registers;
+mod retained;
 pub mod ring;
 pub mod riscv;
 pub mod smmuv3;

@@ -15,6 +15,7 @@ use crate::fast::Leaf;
 use crate::host::{ENTRY_PAGE, EntryPage};
 use crate::leaves::{Leaves, Place, REGION_SHIFT};
 use crate::refusal::Refusal;
+use crate::retained::Retained;
 use crate::translate::{LeafEntry, PageTranslation, Request, Stages, walk_one_stage, walk_two_stages};
 use crate::word::Found;
 
@@ -80,17 +81,21 @@ pub struct Space {
     /// Where a nested space goes on.
     second: Option<Arc<Space>>,
     refusals: Refusals,
+    retained: Option<Retained>,
 }
 
 impl Space {
-    /// A space of which nothing is cached. `second` is the space of [`SpaceKey::second`].
+    /// A space of which nothing is cached. `second` is the space of [`SpaceKey::second`]; `retaining` says whether whole
+    /// translations are kept.
     #[must_use]
-    pub fn new(key: SpaceKey, second: Option<Arc<Self>>, budget: &Arc<Budget>) -> Self {
+    pub fn new(key: SpaceKey, second: Option<Arc<Self>>, budget: &Arc<Budget>, retaining: bool) -> Self {
         let leaf = match &key.stages {
             Stages::One { only, .. } => Leaf::new(only),
             Stages::Two { first, .. } => Leaf::new(first),
         };
-        Self { key, leaf, leaves: Leaves::new(Arc::clone(budget)), second, refusals: Refusals::new(budget) }
+        let retained = retaining.then(|| Retained::new(budget));
+        let (leaves, refusals) = (Leaves::new(Arc::clone(budget)), Refusals::new(budget));
+        Self { key, leaf, leaves, second, refusals, retained }
     }
 
     /// What is known of `input`'s translation without a walk. Refusals are kept where `caching` says that the unit may.
@@ -104,6 +109,9 @@ impl Space {
     ) -> Option<Result<PageTranslation, Refusal>> {
         if caching && let Some(refusal) = self.refusals.find(input) {
             return Some(Err(refusal));
+        }
+        if let Some(retained) = &self.retained {
+            return retained.find(input, request).map(Ok);
         }
         self.hit(input, request, inside).map(Ok)
     }
@@ -134,10 +142,14 @@ impl Space {
         caching: bool,
     ) -> Result<PageTranslation, Refusal> {
         let generation = self.refusals.generation();
+        let retained = self.retained.as_ref().map(|retained| (retained, retained.generation()));
         let region = self.leaf.region(input);
         // Before the first table entry is read.
         let place = region.and_then(|region| self.leaves.observe(region, &inside.presence, inside.gate));
         let answer = self.walk(input, request, inside);
+        if let (Ok((page, _)), Some((retained, generation))) = (&answer, retained) {
+            retained.fill(input, request, *page, generation);
+        }
         match (&answer, place) {
             (Ok((_, entry)), Some(place)) => self.keep(&place, input, entry, inside),
             (Err(refusal), _) if caching && self.may_keep(refusal) => {
@@ -191,6 +203,11 @@ impl Space {
     pub(crate) fn invalidate(&self, scope: &TranslationScope, inside: &Inside<'_>) {
         if !self.concerns(scope) {
             return;
+        }
+        if let Some(retained) = &self.retained {
+            let all = self.second.is_some() && scope.stage == Some(StageNumber::Second);
+            let (first, last) = scope.range.filter(|_| !all).unwrap_or((Iova(0), Iova(u64::MAX)));
+            retained.remove(first, last);
         }
         match scope.range {
             // The pages of a second-stage range are addresses between the stages. Where the first stage's tables lie is a matter

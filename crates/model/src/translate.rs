@@ -450,9 +450,12 @@ pub(crate) fn walk_two_stages(
         }
         check(walk.rights, *rules, request, StageNumber::First)?;
         let write = request.access.contains(Access::WRITE);
-        // The first stage's own refusals come before those of the second; its flags change only where both permit.
-        for step in walk.steps() {
-            flagged(format, *rules, StageNumber::First, step, write && step.level == mapping.level)?;
+        // The first stage's own refusals come before those of the second; its flags change only where both permit. On VT-d that
+        // a flag can't be set is known when it is set, after the second stage.
+        if !matches!(format, AnyFormat::X86(_)) {
+            for step in walk.steps() {
+                flagged(format, *rules, StageNumber::First, step, write && step.level == mapping.level)?;
+            }
         }
         let page = second(mapping.address, request)
             .map_err(|refusal| Refusal { ipa: Some(mapping.address), ..refusal })?;

@@ -182,6 +182,7 @@ const NESTED_8: usize = 5;
 impl Cached {
     fn new(config: RiscvConfig) -> Self {
         let bench = Bench::on(config);
+        bench.unit.retain_translations();
         let mut leaves = Vec::new();
         let identity = bench.pages(4);
         for block in (0..MEMORY).step_by(0x20_0000) {

@@ -87,6 +87,7 @@ fn a_half_that_is_not_walked_needs_no_valid_fields() {
 #[test]
 fn ttb1_translates_the_upper_half() {
     let mut machine = Machine::new();
+    machine.unit.retain_translations();
     let upper = machine.allocate();
     let lower = stream(&mut machine, |words| {
         words[0] = words[0] & !(1 << 30) | 25 << 16 | 2 << 22;
@@ -407,6 +408,7 @@ fn a_and_r_say_what_becomes_of_a_fault() {
 #[test]
 fn el2_has_one_privilege_and_its_own_tags() {
     let mut machine = Machine::new();
+    machine.unit.retain_translations();
     let table = stream(&mut machine, |_| {});
     let at = machine.get(STREAMS + 64 * u64::from(STREAM)) & !0xf;
     // STRW 0b10.

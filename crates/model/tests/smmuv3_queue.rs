@@ -154,6 +154,7 @@ const THERE: u64 = 2;
 impl World {
     fn new() -> Self {
         let mut machine = Machine::new();
+        machine.unit.retain_translations();
         let (mut leaves, mut entries) = (Vec::new(), Vec::new());
         for (stream, vmid, asid) in WORLD {
             let table = machine.allocate();
@@ -238,6 +239,7 @@ fn tlb_invalidations_forget_what_they_name() {
 #[test]
 fn a_global_page_goes_by_any_asid() {
     let mut machine = Machine::new();
+    machine.unit.retain_translations();
     let table = machine.attach(STREAM, 1);
     // nG clear.
     let leaf = machine.map(table, 0x1000, PAGE, 1 << 10 | USER);
@@ -251,6 +253,7 @@ fn a_global_page_goes_by_any_asid() {
 #[test]
 fn a_stage_2_invalidation_forgets_what_is_nested_on_it() {
     let mut machine = Machine::new();
+    machine.unit.retain_translations();
     let (second, first) = (machine.allocate(), machine.allocate());
     let at = machine.context(descriptor(first, 1));
     machine.stream(STREAM, Entry::stage1(at).stage2(second, 3));

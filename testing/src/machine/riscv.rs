@@ -111,6 +111,8 @@ pub fn model(config: RiscvConfig) -> Result<RiscvMachine, MachineError> {
     let memory = Arc::new(VmMemory(ram.guest().clone()));
     let unit = RiscvUnit::new(config, memory, Arc::new(NoInterrupts));
     let unit = unit.map_err(|error| MachineError::Model(error.to_string()))?;
+    // As QEMU does: what a driver forgets to invalidate is to show.
+    unit.retain_translations();
     let unit = RiscvModel { unit, port: RefCell::new(None) };
     Ok(ModelMachine::new(unit, ram, ENGINES.map(requester).to_vec()))
 }

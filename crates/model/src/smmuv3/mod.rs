@@ -116,6 +116,12 @@ impl Smmuv3Unit {
         Ok(Self { engine: Arc::new(Engine::new(smmu, memory)) })
     }
 
+    /// Keeps whole translations until they are invalidated, as hardware may, so that what software forgets to invalidate
+    /// shows: for simulators and tests. To be called before the unit is used.
+    pub fn retain_translations(&self) {
+        self.engine.retain_translations();
+    }
+
     /// What the unit was built with.
     #[must_use]
     pub fn config(&self) -> &Smmuv3Config {

@@ -98,6 +98,12 @@ impl VtdUnit {
         Ok(Self { engine: Arc::new(Engine::new(vtd, memory)) })
     }
 
+    /// Keeps whole translations until they are invalidated, as hardware may, so that what software forgets to invalidate
+    /// shows: for simulators and tests. To be called before the unit is used.
+    pub fn retain_translations(&self) {
+        self.engine.retain_translations();
+    }
+
     /// What the unit was built with.
     #[must_use]
     pub fn config(&self) -> &VtdConfig {
