@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use common::Hooked;
+use common::hooked::Hooked;
 use portcullis_model::smmuv3::config::Smmuv3Config;
 use smmuv3_machine::*;
 

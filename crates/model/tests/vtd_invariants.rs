@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier, mpsc};
 use std::time::Duration;
 
+use common::hooked::Hooked;
 use common::*;
 use portcullis_model::GuestMemory;
 use portcullis_model::vtd::VtdUnit;

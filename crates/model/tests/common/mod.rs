@@ -2,14 +2,11 @@
 //! the crates under test.
 #![allow(dead_code, unreachable_pub)]
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use portcullis_model::vtd::config::{ScalableConfig, VtdConfig};
 use portcullis_model::vtd::{VtdPort, VtdUnit};
-use portcullis_model::{
-    AccessError, GuestMemory, InterruptSink, MemoryError, Message, OwnedMemory, Undelivered,
-};
+use portcullis_model::{AccessError, GuestMemory, InterruptSink, Message, OwnedMemory, Undelivered};
 use portcullis_spec::{Access, Fault, Iova, Pasid, PhysAddr};
 
 /// Bytes of memory.
@@ -39,6 +36,9 @@ pub const FSTS: u64 = 0x34;
 pub const TE: u32 = 1 << 31;
 pub const SRTP: u32 = 1 << 30;
 pub const QIE: u32 = 1 << 26;
+
+#[path = "../hooked/mod.rs"]
+pub mod hooked;
 
 /// Collects messages.
 #[derive(Default)]
@@ -354,73 +354,3 @@ pub fn write(port: &VtdPort, iova: u64, value: u64) -> Result<(), AccessError> {
 
 /// Execute permission, as a transaction asks for it.
 pub const EXECUTE: Access = Access::READ.union(Access::EXECUTE);
-
-type Hook = Box<dyn FnOnce() + Send>;
-
-/// Memory that does something at a chosen access: once, after the load of an address has been answered that comes after
-/// so many others, or before a write lands.
-pub struct Hooked {
-    inner: Arc<OwnedMemory>,
-    pub after_load: Mutex<Option<(u64, u32, Hook)>>,
-    pub before_write: Mutex<Option<(u64, u32, Hook)>>,
-    /// Whether compare-exchange fails.
-    pub read_only: AtomicBool,
-    /// Whether compare-exchange finds another value each time.
-    pub restless: AtomicBool,
-}
-
-impl Hooked {
-    pub fn new(inner: Arc<OwnedMemory>) -> Arc<Self> {
-        Arc::new(Self {
-            inner,
-            after_load: Mutex::default(),
-            before_write: Mutex::default(),
-            read_only: AtomicBool::new(false),
-            restless: AtomicBool::new(false),
-        })
-    }
-
-    fn run(hook: &Mutex<Option<(u64, u32, Hook)>>, address: PhysAddr) {
-        let taken = hook.lock().unwrap().take_if(|(at, others, _)| {
-            let last = *at == address.0 && *others == 0;
-            *others = others.saturating_sub(u32::from(*at == address.0));
-            last
-        });
-        if let Some((_, _, hook)) = taken {
-            hook();
-        }
-    }
-}
-
-impl GuestMemory for Hooked {
-    fn read(&self, address: PhysAddr, buffer: &mut [u8]) -> Result<(), MemoryError> {
-        self.inner.read(address, buffer)
-    }
-    fn write(&self, address: PhysAddr, bytes: &[u8]) -> Result<(), MemoryError> {
-        Self::run(&self.before_write, address);
-        self.inner.write(address, bytes)
-    }
-    fn load32(&self, address: PhysAddr) -> Result<u32, MemoryError> {
-        self.inner.load32(address)
-    }
-    fn load64(&self, address: PhysAddr) -> Result<u64, MemoryError> {
-        let value = self.inner.load64(address);
-        Self::run(&self.after_load, address);
-        value
-    }
-    fn store32(&self, address: PhysAddr, value: u32) -> Result<(), MemoryError> {
-        self.inner.store32(address, value)
-    }
-    fn store64(&self, address: PhysAddr, value: u64) -> Result<(), MemoryError> {
-        self.inner.store64(address, value)
-    }
-    fn compare_exchange64(&self, address: PhysAddr, current: u64, new: u64) -> Result<u64, MemoryError> {
-        if self.read_only.load(Ordering::SeqCst) {
-            return Err(MemoryError::NotMemory { address });
-        }
-        if self.restless.load(Ordering::SeqCst) {
-            return Ok(!current);
-        }
-        self.inner.compare_exchange64(address, current, new)
-    }
-}

@@ -113,9 +113,17 @@ pub(crate) struct Bench {
 impl Bench {
     /// A unit after reset.
     pub(crate) fn new(config: RiscvConfig) -> Self {
+        Self::over(config, |memory| memory)
+    }
+
+    /// A unit after reset that reaches its memory through what `behind` makes of it.
+    pub(crate) fn over<M: GuestMemory + 'static>(
+        config: RiscvConfig,
+        behind: impl FnOnce(Arc<OwnedMemory>) -> Arc<M>,
+    ) -> Self {
         let memory = Arc::new(OwnedMemory::new(MEMORY as usize));
         let sink = Arc::new(Sink::default());
-        let unit = RiscvUnit::new(config, memory.clone(), sink.clone()).unwrap();
+        let unit = RiscvUnit::new(config, behind(memory.clone()), sink.clone()).unwrap();
         let next = Cell::new(0x10_0000);
         let bench = Self {
             memory,
