@@ -188,6 +188,14 @@ fn registers_are_fixed_while_what_they_steer_is_enabled() {
         machine.unit.write32(offset, value);
         assert_eq!(machine.unit.read32(offset), before, "{offset:#x}");
     }
+    // 6.3.11: CR1's table half by SMMUEN, its queue half by the queues.
+    for (enabled, writable) in [(CMDQEN, 0xfc0), (EVENTQEN, 0xfc0), (SMMUEN, 0x03f)] {
+        machine.unit.write32(CR0, 0);
+        machine.unit.write32(0x28, 0);
+        machine.unit.write32(CR0, enabled);
+        machine.unit.write32(0x28, u32::MAX);
+        assert_eq!(machine.unit.read32(0x28), writable);
+    }
     machine.unit.write32(CR0, 0);
     assert_eq!(machine.unit.read32(CR0ACK), 0);
     for (offset, value) in guarded {

@@ -287,6 +287,11 @@ impl Smmuv3Unit {
     }
 }
 
+/// CR1.TABLE_IC, TABLE_OC and TABLE_SH.
+const CR1_TABLE: u32 = Cr1::new().with_table_ic(3).with_table_oc(3).with_table_sh(3).into_bits();
+/// CR1.QUEUE_IC, QUEUE_OC and QUEUE_SH.
+const CR1_QUEUE: u32 = Cr1::new().with_queue_ic(3).with_queue_oc(3).with_queue_sh(3).into_bits();
+
 /// The bits that a queue's base has.
 const fn queue_base_bits(value: u64) -> u64 {
     let base = QueueBase::from_bits(value);
@@ -322,19 +327,22 @@ impl Smmuv3 {
         }
     }
 
-    /// Registers that are fixed while translation is on (6.3.11, 6.3.12, 6.3.24, 6.3.25). CR1 is guarded by the queues too.
+    /// Registers that are fixed while translation is on (6.3.12, 6.3.24, 6.3.25), and CR1, whose two halves are fixed while
+    /// translation or a queue is on (6.3.11).
     fn write_guarded(&self, offset: u64, value: u32) {
         let mut control = locked(&self.control);
         let cr0 = Cr0::from_bits(control.cr0);
+        if offset == offset::CR1 {
+            let tables = if cr0.smmuen() { 0 } else { CR1_TABLE };
+            let queues = if cr0.cmdqen() || cr0.eventqen() { 0 } else { CR1_QUEUE };
+            let writable = tables | queues;
+            control.cr1 = control.cr1 & !writable | value & writable;
+            return;
+        }
         if cr0.smmuen() {
             return;
         }
         match offset {
-            offset::CR1 => {
-                if !cr0.cmdqen() && !cr0.eventqen() {
-                    control.cr1 = value & Cr1::from_bits(0xfff).into_bits();
-                }
-            }
             offset::CR2 => {
                 let wanted = Cr2::from_bits(value);
                 control.cr2 = Cr2::new()
