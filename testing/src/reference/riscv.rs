@@ -378,7 +378,8 @@ impl<M: Words> Walk<'_, M> {
             }
             let user = bit(entry, 4);
             let allowed = match request.access {
-                Access::Execute => bit(entry, 3) && user != request.privileged,
+                // 3.2, TTYP 1: a read for execute, which needs both rights (so does the specification's reference model).
+                Access::Execute => bit(entry, 3) && bit(entry, 1) && user != request.privileged,
                 Access::Read => bit(entry, 1) && (user || request.privileged),
                 Access::Write => bit(entry, 2) && (user || request.privileged),
             };
@@ -423,7 +424,7 @@ impl<M: Words> Walk<'_, M> {
             }
             // The second stage sees every request as a user's.
             let allowed = match access {
-                Access::Execute => bit(entry, 3),
+                Access::Execute => bit(entry, 3) && bit(entry, 1),
                 Access::Read => bit(entry, 1),
                 Access::Write => bit(entry, 2),
             };
