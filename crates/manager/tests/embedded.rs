@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use portcullis_driver::vtd::Mode;
 use portcullis_driver::{Device, DomainOptions, Error, FlushPolicy, Prefer};
-use portcullis_manager::embedded::{Embedded, EmbeddedOptions};
+use portcullis_manager::Backend;
+use portcullis_manager::embedded::device::Kind;
+use portcullis_manager::embedded::{Embedded, EmbeddedBackend, EmbeddedOptions};
 use portcullis_model::vtd::config::{ScalableConfig, VtdConfig};
 use portcullis_model::{InterruptSink, Message, Undelivered};
 use portcullis_spec::{
@@ -315,4 +317,23 @@ fn a_unit_that_the_model_does_not_answer_for_is_an_error() {
     let options = EmbeddedOptions { unit: VtdConfig::default(), mode: Some(Mode::Scalable) };
     let refused = Embedded::new(options).err().map(|error| error.to_string());
     assert!(refused.is_some_and(|text| text.contains("does not support")));
+}
+
+#[test]
+fn every_refusal_is_counted_however_many_come_at_once() {
+    let unit = VtdConfig { fault_records: 4, ..VtdConfig::full() };
+    let options = EmbeddedOptions { unit, mode: None };
+    let mut backend = EmbeddedBackend::new(options, &[("rogue", Kind::Rogue)]).unwrap();
+    let requester = backend.inventory().unwrap().devices[0].1.requesters[0];
+    let mut source = backend.violations().unwrap();
+    let engine = backend.platform().engine(requester, None);
+    for round in 1..4 {
+        for page in 0..10 * round {
+            engine.read(Iova(page * PAGE), &mut [0; 8]).unwrap_err();
+        }
+        let mut recorded = 0;
+        let lost = source.read(Duration::from_secs(60), &mut |_| recorded += 1).unwrap();
+        // Four registers hold the first four; of the others the unit says only that there were some.
+        assert_eq!((recorded, lost), (4, 10 * round - 4));
+    }
 }
