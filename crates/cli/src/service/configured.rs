@@ -1,16 +1,24 @@
 //! From a configuration to what the service runs with.
 
-use std::{os::unix::fs::MetadataExt, path::PathBuf, sync::Arc};
+use std::{
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
-use portcullis_firmware::user::Mode;
+use portcullis_firmware::{topology::NoBridges, user::Mode};
 use portcullis_manager::{
-    Inventory,
-    configuration::{Account, Accounts, Configuration},
+    Device, Inventory,
+    configuration::{
+        Account, Accounts, Configuration,
+        topology::{describe, put_in_force},
+    },
     core::{Accepted, Core, Pattern, Policy},
+    host::Host,
     journal::Disk,
     service::{Policies, Who},
 };
-use portcullis_spec::Iova;
+use portcullis_spec::{Iova, Requester};
 
 use crate::exit::Failure;
 
@@ -54,26 +62,32 @@ pub(super) fn policies(configuration: &Configuration) -> Result<Policies, Failur
     Ok(policies)
 }
 
-/// The inventory with the names that configuration gives to devices.
-pub(super) fn adjust(configuration: &Configuration, mut inventory: Inventory) -> Result<Inventory, Failure> {
-    let firmware = &configuration.firmware;
-    if firmware.mode == Mode::Require && inventory.units.is_empty() {
-        return Err(Failure::new(
-            "the configuration requires firmware to describe an IOMMU, and none is described",
-        ));
-    }
-    let stated = firmware.units.len() + firmware.devices.len() + firmware.reserved.len();
-    if stated != 0 || firmware.mode == Mode::Ignore {
-        return Err(Failure::new(
-            "the configuration states units, devices or reserved regions of its own, or ignores firmware: this back end takes \
-             them from the running machine and cannot put that in force; leave them out",
-        ));
-    }
+/// The inventory with what configuration says of units, devices and regions put in force, and the names that it gives to devices.
+pub(super) fn adjust(
+    configuration: &Configuration,
+    name: &str,
+    inventory: Inventory,
+) -> Result<Inventory, Failure> {
+    let user = &configuration.firmware;
+    let stated = user.units.len() + user.devices.len() + user.reserved.len();
+    let mut inventory = if stated == 0 && !matches!(user.mode, Mode::Ignore | Mode::Require) {
+        inventory
+    } else if name == portcullis_manager::vfio::NAME {
+        let host = Host::read(Path::new("/"))?;
+        put_in_force(user, host.firmware.topology, &host.functions, inventory)?
+    } else {
+        // A simulated machine's firmware says what it has; so does the manager above.
+        put_in_force(user, describe(&inventory), &NoBridges, inventory)?
+    };
     for alias in &configuration.aliases {
         let pattern = Pattern::new(&alias.device);
-        let meant =
-            inventory.devices.iter_mut().find(|(_, device)| pattern.is_literal() && pattern.means(device));
-        let Some((_, device)) = meant else {
+        // By name, or by the number under which its unit sees it.
+        let number = alias.device.strip_prefix("stream:").and_then(|number| number.parse().ok());
+        let is = |device: &Device| {
+            let seen = |r: &Requester| r.to_string() == alias.device || Some(r.index()) == number;
+            pattern.is_literal() && pattern.means(device) || device.requesters.iter().any(seen)
+        };
+        let Some((_, device)) = inventory.devices.iter_mut().find(|(_, device)| is(device)) else {
             return Err(Failure::new(format!(
                 "{}:{}:{}: no device is called `{}`, so `{}` stands for nothing",
                 alias.place.file, alias.place.line, alias.place.column, alias.device, alias.name

@@ -112,8 +112,10 @@ pub(crate) fn run(arguments: &Args, output: &mut Output) -> Result<Exit, Failure
     policies.operators_have_all = file.is_none();
     give_up(&*backend, &socket, &configuration)?;
     let accepted = configured::accepted(&configuration);
-    let mut core =
-        Core::start::<Failure>(backend, accepted, |inventory| configured::adjust(&configuration, inventory))?;
+    let name = backend.name();
+    let mut core = Core::start::<Failure>(backend, accepted, |inventory| {
+        configured::adjust(&configuration, &name, inventory)
+    })?;
     configured::allow(&configuration, &mut core)?;
     let mut warnings = configuration.remarks();
     warnings.extend(file.and_then(configured::writable_by_others));

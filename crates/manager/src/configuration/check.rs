@@ -26,6 +26,7 @@ impl Configuration {
         self.check_claims(&mut problems);
         self.check_unity(&mut problems);
         self.check_back_end(&mut problems);
+        self.check_topology(&mut problems);
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
@@ -159,6 +160,25 @@ impl Configuration {
                 "service.iommu chooses what the embedded platform simulates, and the back end is another",
                 "remove it, or set service.backend = \"embedded\"",
             );
+        }
+    }
+
+    /// Where firmware is ignored, all that is said of the machine stands here, and must make sense by itself.
+    fn check_topology(&self, problems: &mut Vec<Problem>) {
+        if let Err(error) = super::topology::check(self) {
+            let text = error.to_string();
+            // Its place stands before what is wrong.
+            let mut parts = text.splitn(4, ':');
+            let (file, line, column) = (parts.next(), parts.next(), parts.next());
+            let number = |text: Option<&str>| text.and_then(|text| text.trim().parse().ok()).unwrap_or(1);
+            let place = Place {
+                file: file.unwrap_or_default().to_owned(),
+                line: number(line),
+                column: number(column),
+                span: 0..0,
+            };
+            let message = parts.next().unwrap_or(&text).trim().to_owned();
+            problems.push(place.problem(message, "firmware is ignored: say it here".to_owned()));
         }
     }
 

@@ -7,6 +7,7 @@ mod check;
 mod number;
 mod smmuman;
 mod toml;
+pub mod topology;
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;

@@ -12,7 +12,7 @@
 //! Addresses are hexadecimal and lengths decimal unless they say otherwise.
 
 use portcullis_firmware::topology::{AddressRange, Architecture, Fact, ReservedKind, Source};
-use portcullis_firmware::user::{UserRegion, UserUnit};
+use portcullis_firmware::user::{How, UserRegion, UserUnit};
 use portcullis_spec::{Access, PhysAddr};
 
 use super::number::number;
@@ -187,7 +187,8 @@ impl Reader<'_> {
         let source = self.source(option);
         let mut unit = UserUnit {
             name: Fact::new(arguments[0].text.to_owned(), source.clone()),
-            how: None,
+            // It says where the unit is, not that nothing else is true of it.
+            how: Some(How::Merge),
             architecture: None,
             registers: None,
             size: None,

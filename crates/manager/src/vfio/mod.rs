@@ -49,6 +49,8 @@ use memory::Window;
 use scan::{Numbers, Scan, scan};
 use sysfs::Function;
 
+/// What the back end is called.
+pub const NAME: &str = "vfio";
 /// How long a release waits for descriptors that a client who has just gone still had.
 const PATIENCE: Duration = Duration::from_millis(500);
 
@@ -171,7 +173,7 @@ fn system(what: impl Into<String>) -> impl FnOnce(io::Error) -> BackendError {
 
 impl Backend for Vfio {
     fn name(&self) -> String {
-        "vfio".into()
+        NAME.into()
     }
 
     fn capabilities(&self) -> Capabilities {
