@@ -155,6 +155,12 @@ pub trait Backend: Send {
         None
     }
 
+    /// A descriptor that can be read as soon as [`Backend::changes`] has something to tell, which empties it; the first time it
+    /// is asked for.
+    fn change_signal(&mut self) -> Option<OwnedFd> {
+        None
+    }
+
     /// What happened unasked since the last call.
     fn changes(&mut self) -> Vec<Change> {
         Vec::new()

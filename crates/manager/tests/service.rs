@@ -25,7 +25,7 @@ use portcullis_manager::{
     embedded::{
         ARCHITECTURES, EmbeddedBackend, EmbeddedOptions,
         backend::DEVICES,
-        device::{Command, Operation, Outcome},
+        device::{Command, Kind, Operation, Outcome},
         simulate,
     },
     service::{Inherited, Policies, Settings, Who, serve},
@@ -256,6 +256,34 @@ fn a_device_that_was_quiesced_reaches_nothing_and_stays_its_clients() {
     a.client.attach(a.space, "nic0", None).unwrap();
     assert_eq!(a.dma(Operation::Write, 0x10_0000, 4).0, Outcome::Done);
     assert_eq!(a.memory.read::<u64>(0).unwrap(), 4);
+}
+
+#[test]
+fn a_device_that_is_pulled_out_is_told_at_once_and_one_that_is_put_in_too() {
+    let backend = EmbeddedBackend::new(EmbeddedOptions::default(), &DEVICES).unwrap();
+    let plugs = backend.plugs();
+    let service = Service::over(Box::new(backend), &[("a", &["nic*"], None), ("b", &["disk0"], None)]);
+    let a = Holder::new(&service, "a", "nic0", vec![at(0x10_0000, 0, 1, Access::READ_WRITE)]);
+    // Nobody watches the service: only the event itself can tell.
+    let mut followed = service.client("b").follow(true, false).unwrap().map(Result::unwrap);
+    plugs.pull_out("nic0");
+    let event = followed.find_map(|followed| followed.event).unwrap();
+    assert_eq!((event.kind.as_str(), event.devices), ("disappeared", vec!["nic0".to_owned()]));
+    assert!(Command::new(Operation::Read, 0x10_0000, 8, 0).send(&a.device).is_err());
+    let mut looker = service.client("a");
+    assert_eq!(refusal(looker.devices(Some("nic0"))), "NoSuchDevice");
+
+    plugs.put_in("nic1", Kind::Network);
+    plugs.put_in("nic0", Kind::Network);
+    let came: Vec<String> =
+        followed.filter_map(|followed| followed.event).take(2).flat_map(|event| event.devices).collect();
+    assert_eq!(came, ["nic1", "nic0"]);
+    // It is another device, whatever its name: nobody has it, and it reaches nothing.
+    let mut again = service.client("a");
+    let device = again.claim("nic0").unwrap().remove(0).1.expect("a descriptor");
+    let refused = Command::new(Operation::Read, 0x10_0000, 8, 0).send(&device).unwrap();
+    assert_eq!(refused.outcome, Outcome::Refused);
+    drop(a);
 }
 
 #[test]

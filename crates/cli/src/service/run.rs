@@ -153,6 +153,10 @@ fn give_up(backend: &dyn Backend, socket: &Path, configuration: &Configuration) 
     }
     writes.extend(configuration.journal.directory.clone());
     let host_devices = !backend.capabilities().simulated;
+    if host_devices {
+        std::fs::create_dir_all(runtime())?;
+        writes.push(runtime().to_path_buf());
+    }
     for left in privileges::give_up(&Needs { host_devices, writes }) {
         tracing::warn!("not given up: {left}");
     }
@@ -233,8 +237,12 @@ fn vfio() -> Result<Vfio, Failure> {
     if std::fs::read_dir("/sys/kernel/iommu_groups").map_or(true, |mut groups| groups.next().is_none()) {
         return Err(Failure::new("this host has no IOMMU that is on"));
     }
-    let runtime = Path::new(api::SOCKET).parent().unwrap_or(Path::new("/run"));
-    Ok(Vfio::open(runtime)?)
+    Ok(Vfio::open(runtime())?)
+}
+
+/// Where it stands what was taken from which driver, until this host is started again.
+fn runtime() -> &'static Path {
+    Path::new(api::SOCKET).parent().unwrap_or(Path::new("/run"))
 }
 
 /// To the system's journal where its service manager started us, else to standard error.

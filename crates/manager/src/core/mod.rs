@@ -378,6 +378,11 @@ impl Core {
         Ok(())
     }
 
+    /// A descriptor that can be read as soon as [`Core::take_changes`] has something to take in, the first time it is asked for.
+    pub fn change_signal(&mut self) -> Option<OwnedFd> {
+        self.backend.change_signal()
+    }
+
     /// Takes in what happened to the hardware unasked, and gives back what can be given back by now.
     pub fn take_changes(&mut self) {
         if self.safe_state.is_some() {

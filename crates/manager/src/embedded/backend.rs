@@ -15,9 +15,12 @@ use portcullis_spec::{Access, Iova, Pasid, PhysAddr, Requester};
 use super::{
     Embedded, EmbeddedDomain, EmbeddedError, EmbeddedOptions, Machine, VtdMachine,
     device::{Dma, Kind, Simulated},
+    plug::{Plug, Plugs},
 };
 use crate::{
-    backend::{Backend, BackendError, Capabilities, Mapping, MemoryId, Source, SpaceId, ViolationSource},
+    backend::{
+        Backend, BackendError, Capabilities, Change, Mapping, MemoryId, Source, SpaceId, ViolationSource,
+    },
     inventory::{
         Device, DeviceId, DeviceKind, Group, GroupId, Inventory, ReservedKind, ReservedRegion, Unit,
         UnitCapabilities, UnitId,
@@ -45,6 +48,7 @@ pub struct EmbeddedBackend<M: Machine = VtdMachine> {
     memories: BTreeMap<MemoryId, PhysAddr>,
     ram: PhysAddr,
     read: bool,
+    plugs: Plugs,
     /// The devices' ends of sockets that clients of a former process have, by device.
     adopted: BTreeMap<String, OwnedFd>,
 }
@@ -77,30 +81,24 @@ impl<M: Machine> EmbeddedBackend<M> {
             rustix::fs::memfd_create("simulated memory", rustix::fs::MemfdFlags::CLOEXEC).map_err(say)?;
         rustix::fs::ftruncate(&file, RAM).map_err(say)?;
         let ram = platform.add_file(Arc::new(File::from(file)), RAM, true)?;
-        let mut simulated = Vec::new();
         if devices.len() > MOST_DEVICES {
             return Err(EmbeddedError::TooManyDevices { asked: devices.len(), most: MOST_DEVICES });
         }
-        for (number, (_, kind)) in (3u16..).zip(devices) {
-            // Eight functions a device, 32 devices a bus; device 0 of bus 0 is left to the bridge.
-            let requester = M::requester(number * 8);
-            let mut device = DriverDevice::new(requester);
-            if *kind == Kind::Accelerator {
-                device.pasid_bits = PASID_BITS.min(platform.unit().features().pasid_bits);
-            }
-            platform.unit().add_device(device)?;
-            simulated.push(Simulated::new(*kind, requester));
-        }
-        Ok(Self {
+        let mut backend = Self {
             platform,
-            names: devices.iter().map(|(name, _)| (*name).to_owned()).collect(),
-            devices: simulated,
+            names: Vec::new(),
+            devices: Vec::new(),
             spaces: BTreeMap::new(),
             memories: BTreeMap::new(),
             ram,
             read: false,
+            plugs: Plugs::new().map_err(|error| EmbeddedError::Map(error.to_string()))?,
             adopted: BTreeMap::new(),
-        })
+        };
+        for (name, kind) in devices {
+            backend.put_in(name, *kind)?;
+        }
+        Ok(backend)
     }
 
     /// The platform, for those who play its devices themselves.
@@ -113,6 +111,100 @@ impl<M: Machine> EmbeddedBackend<M> {
     #[must_use]
     pub fn ram(&self) -> (PhysAddr, u64) {
         (self.ram, RAM)
+    }
+
+    /// Puts devices in, and pulls them out.
+    #[must_use]
+    pub fn plugs(&self) -> Plugs {
+        self.plugs.clone()
+    }
+
+    /// Adds a device behind the unit, blocked. Its number.
+    fn put_in(&mut self, name: &str, kind: Kind) -> Result<u32, EmbeddedError> {
+        let asked = self.devices.len() + 1;
+        let too_many = EmbeddedError::TooManyDevices { asked, most: MOST_DEVICES };
+        let id = u16::try_from(self.devices.len()).ok().filter(|_| asked <= MOST_DEVICES).ok_or(too_many)?;
+        // Eight functions a device, 32 devices a bus; device 0 of bus 0 is left to the bridge. Numbers are not used again.
+        let requester = M::requester((id + 3) * 8);
+        let mut device = DriverDevice::new(requester);
+        if kind == Kind::Accelerator {
+            device.pasid_bits = PASID_BITS.min(self.platform.unit().features().pasid_bits);
+        }
+        self.platform.unit().add_device(device)?;
+        self.devices.push(Simulated::new(kind, requester));
+        self.names.push(name.to_owned());
+        Ok(id.into())
+    }
+
+    /// Cuts a device off.
+    fn cut_off(&self, id: DeviceId) {
+        let Ok(requester) = self.requester(id) else { return };
+        let pasids = (0..1 << PASID_BITS).filter_map(Pasid::new).map(Some);
+        for pasid in std::iter::once(None).chain(pasids) {
+            let _not_attached = self.platform.unit().detach(requester, pasid);
+        }
+    }
+
+    /// What became of a device that was put in or pulled out.
+    fn plug(&mut self, plug: Plug) -> Option<Change> {
+        let find = |name: &str| {
+            let mut devices = self.names.iter().zip(&self.devices);
+            devices.position(|(known, device)| known == name && !device.gone)
+        };
+        match plug {
+            Plug::In(name, kind) => {
+                if find(&name).is_some() {
+                    return None;
+                }
+                let id = self.put_in(&name, kind).ok()?;
+                Some(Change::Appeared(DeviceId(id), self.describe(id)?))
+            }
+            Plug::Out(name) => {
+                let at = find(&name)?;
+                let id = DeviceId(at as u32);
+                let device = self.devices.get_mut(at)?;
+                device.stop();
+                device.gone = true;
+                self.cut_off(id);
+                let _blocked_already = self.platform.unit().remove_device(self.requester(id).ok()?);
+                Some(Change::Disappeared(id))
+            }
+        }
+    }
+
+    fn describe(&self, id: u32) -> Option<Device> {
+        let features = self.platform.unit().features();
+        let reserved: Vec<ReservedRegion> = features
+            .reserved
+            .iter()
+            .map(|region| ReservedRegion {
+                range: region.first..=region.last,
+                kind: match region.kind {
+                    RegionKind::Direct(_) => ReservedKind::Direct,
+                    _ => ReservedKind::Msi,
+                },
+                access: Access::empty(),
+                source: M::RESERVED_BY.into(),
+            })
+            .collect();
+        let simulated = self.devices.get(id as usize).filter(|device| !device.gone)?;
+        let accelerator = simulated.kind == Kind::Accelerator;
+        Some(Device {
+            name: self.names.get(id as usize)?.clone(),
+            kind: match simulated.requester {
+                Requester::Pci(_) => DeviceKind::Pci,
+                _ => DeviceKind::Generic,
+            },
+            requesters: vec![simulated.requester],
+            registers: None,
+            unit: Some(UnitId(0)),
+            group: GroupId(id),
+            reserved,
+            description: simulated.kind.description().into(),
+            driver: None,
+            pasid_bits: if accelerator { PASID_BITS.min(features.pasid_bits) } else { 0 },
+            source: "embedded platform".into(),
+        })
     }
 
     fn device(&mut self, device: DeviceId) -> Result<&mut Simulated, BackendError> {
@@ -191,19 +283,6 @@ impl<M: Machine> Backend for EmbeddedBackend<M> {
                 .granted(Access::READ | Access::EXECUTE)
                 .is_ok_and(|granted| granted.contains(Access::EXECUTE));
         let bits = features.formats.first().map_or(39, |format| format.input_bits).min(63);
-        let reserved: Vec<ReservedRegion> = features
-            .reserved
-            .iter()
-            .map(|region| ReservedRegion {
-                range: region.first..=region.last,
-                kind: match region.kind {
-                    RegionKind::Direct(_) => ReservedKind::Direct,
-                    _ => ReservedKind::Msi,
-                },
-                access: Access::empty(),
-                source: M::RESERVED_BY.into(),
-            })
-            .collect();
         let unit = Unit {
             name: format!("{}0", M::NAME),
             kind: M::KIND,
@@ -220,26 +299,8 @@ impl<M: Machine> Backend for EmbeddedBackend<M> {
             },
             source: "embedded platform".into(),
         };
-        let devices = (0u32..).zip(self.devices.iter().zip(&self.names)).map(|(id, (simulated, name))| {
-            let accelerator = simulated.kind == Kind::Accelerator;
-            let device = Device {
-                name: name.clone(),
-                kind: match simulated.requester {
-                    Requester::Pci(_) => DeviceKind::Pci,
-                    _ => DeviceKind::Generic,
-                },
-                requesters: vec![simulated.requester],
-                registers: None,
-                unit: Some(UnitId(0)),
-                group: GroupId(id),
-                reserved: reserved.clone(),
-                description: simulated.kind.description().into(),
-                driver: None,
-                pasid_bits: if accelerator { PASID_BITS.min(features.pasid_bits) } else { 0 },
-                source: "embedded platform".into(),
-            };
-            (DeviceId(id), device)
-        });
+        let numbers = 0..self.devices.len() as u32;
+        let devices = numbers.filter_map(|id| Some((DeviceId(id), self.describe(id)?)));
         Ok(Inventory {
             units: vec![unit],
             devices: devices.collect(),
@@ -254,6 +315,15 @@ impl<M: Machine> Backend for EmbeddedBackend<M> {
             return None;
         }
         Some(Box::new(Refused { platform: self.platform.clone(), unrecorded: 0, more: false }))
+    }
+
+    fn change_signal(&mut self) -> Option<OwnedFd> {
+        self.plugs.signal()
+    }
+
+    fn changes(&mut self) -> Vec<Change> {
+        let plugged = self.plugs.take();
+        plugged.into_iter().filter_map(|plug| self.plug(plug)).collect()
     }
 
     fn claim(&mut self, devices: &[DeviceId]) -> Result<(), BackendError> {
@@ -399,11 +469,7 @@ impl<M: Machine> Backend for EmbeddedBackend<M> {
             device.stop();
         }
         for id in 0..self.devices.len() as u32 {
-            let Ok(requester) = self.requester(DeviceId(id)) else { continue };
-            let pasids = (0..1 << PASID_BITS).filter_map(Pasid::new).map(Some);
-            for pasid in std::iter::once(None).chain(pasids) {
-                let _not_attached = self.platform.unit().detach(requester, pasid);
-            }
+            self.cut_off(DeviceId(id));
         }
     }
 

@@ -230,6 +230,8 @@ pub(super) struct Simulated {
     pub(super) requester: Requester,
     gate: Arc<Gate>,
     requests: Arc<AtomicU64>,
+    /// It was pulled out.
+    pub(super) gone: bool,
     /// The device's end of the socket; another claim makes another.
     socket: Option<Arc<OwnedFd>>,
 }
@@ -237,7 +239,7 @@ pub(super) struct Simulated {
 impl Simulated {
     pub(super) fn new(kind: Kind, requester: Requester) -> Self {
         let gate = Gate { stopped: Mutex::new(true), changed: Condvar::new() };
-        Self { kind, requester, gate: Arc::new(gate), requests: Arc::default(), socket: None }
+        Self { kind, requester, gate: Arc::new(gate), requests: Arc::default(), gone: false, socket: None }
     }
 
     pub(super) fn requests(&self) -> u64 {

@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    os::fd::OwnedFd,
     os::unix::{
         fs::{DirBuilderExt, PermissionsExt},
         net::UnixListener as StdListener,
@@ -12,11 +13,12 @@ use std::{
 };
 
 use tokio::{
+    io::unix::AsyncFd,
     net::UnixListener,
     signal::unix::{SignalKind, signal},
 };
 
-use super::{Inherited, Peer, Service, Settings, connection, systemd};
+use super::{Inherited, Peer, Service, Settings, connection, systemd, watch::watch};
 use crate::core::Core;
 
 /// Why the service ended, other than being told to.
@@ -113,6 +115,8 @@ async fn accept(service: &Rc<Service>, listener: &UnixListener) -> Result<(), En
     let mut terminate = signal(SignalKind::terminate()).map_err(system("cannot wait for signals"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(system("cannot wait for signals"))?;
     let mut watchdog = systemd::watchdog();
+    let signal = service.core().change_signal();
+    let changes = signal.map(watch).transpose().map_err(system("cannot wait for changes"))?;
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -129,6 +133,10 @@ async fn accept(service: &Rc<Service>, listener: &UnixListener) -> Result<(), En
                 // Those who follow are told before they are left.
                 tokio::time::sleep(Duration::from_millis(200)).await;
                 return Err(Ended::SafeState(why));
+            }
+            () = readable(changes.as_ref()) => {
+                service.core().take_changes();
+                service.publish();
             }
             () = watchdog.due() => {
                 // Alive is who can still reach the core.
@@ -149,6 +157,18 @@ async fn accept(service: &Rc<Service>, listener: &UnixListener) -> Result<(), En
     match service.core().safe_state() {
         Some(why) => Err(Ended::SafeState(why.to_owned())),
         None => Ok(()),
+    }
+}
+
+/// Waits until a descriptor can be read; where there is none, for ever.
+async fn readable(descriptor: Option<&AsyncFd<OwnedFd>>) {
+    match descriptor {
+        Some(descriptor) => match descriptor.readable().await {
+            // Cleared before it is read, so that nothing is missed that comes meanwhile.
+            Ok(mut guard) => guard.clear_ready(),
+            Err(_) => std::future::pending().await,
+        },
+        None => std::future::pending().await,
     }
 }
 

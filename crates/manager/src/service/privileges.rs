@@ -8,7 +8,7 @@ use landlock::{
     ABI, Access, AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus,
     path_beneath_rules,
 };
-use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs};
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_no_new_privs};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
 /// Calls that the service never makes: other programs, other processes' memory, the kernel's own code, mounts.
@@ -45,7 +45,9 @@ const FORBIDDEN: [i64; 27] = [
 /// What the process still needs.
 #[derive(Clone, Debug)]
 pub struct Needs {
-    /// Capabilities stay as they are: devices of this host are bound and mapped.
+    /// Devices of this host are bound and mapped: that takes writing to `/sys` and `/dev/vfio`, CAP_IPC_LOCK to pin what clients
+    /// bring without a limit of its own, and CAP_SYS_ADMIN to read configuration space behind its first 64 bytes, where it
+    /// stands which functions are isolated from each other.
     pub host_devices: bool,
     /// Directories in which files are made: the socket's, the journal's. They exist.
     pub writes: Vec<PathBuf>,
@@ -60,15 +62,17 @@ pub fn give_up(needs: &Needs) -> Vec<String> {
         }
     };
     note("no_new_privs", set_no_new_privs(true).map_err(|error| error.to_string()));
-    if !needs.host_devices {
-        note("landlock", confine(&needs.writes));
-        let none = CapabilitySets {
-            effective: CapabilitySet::empty(),
-            permitted: CapabilitySet::empty(),
-            inheritable: CapabilitySet::empty(),
-        };
-        note("capabilities", set_capabilities(None, none).map_err(|error| error.to_string()));
+    let mut writes = needs.writes.clone();
+    let mut kept = CapabilitySet::empty();
+    if needs.host_devices {
+        writes.extend([PathBuf::from("/sys"), PathBuf::from("/dev/vfio")]);
+        // One that we do not have cannot be kept.
+        let had = capabilities(None).map_or(kept, |sets| sets.permitted);
+        kept = had & (CapabilitySet::IPC_LOCK | CapabilitySet::SYS_ADMIN);
     }
+    note("landlock", confine(&writes));
+    let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
+    note("capabilities", set_capabilities(None, sets).map_err(|error| error.to_string()));
     note("seccomp", forbid());
     left
 }
@@ -105,7 +109,31 @@ fn forbid() -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use rustix::thread::{CapabilitySet, capabilities};
+
     use super::{Needs, give_up};
+
+    #[test]
+    fn for_this_hosts_devices_two_capabilities_stay() {
+        let directory = tempfile::tempdir().unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        let needs = Needs { host_devices: true, writes: vec![directory.path().into()] };
+        let outside = elsewhere.path().join("x");
+        let done = std::thread::spawn(move || {
+            let before = capabilities(None).expect("ours").permitted;
+            let left = give_up(&needs);
+            let after = capabilities(None).expect("ours");
+            (left, before, after, std::fs::write(outside, "x").is_ok())
+        });
+        let (left, before, after, outside) = done.join().unwrap();
+        let kept = before & (CapabilitySet::IPC_LOCK | CapabilitySet::SYS_ADMIN);
+        assert_eq!((after.effective, after.permitted), (kept, kept), "{left:?}");
+        assert!(after.inheritable.is_empty());
+        assert!(
+            !outside || left.iter().any(|l| l.starts_with("landlock")),
+            "a file was made elsewhere: {left:?}"
+        );
+    }
 
     #[test]
     fn what_was_given_up_is_gone() {

@@ -11,6 +11,7 @@
 //! | `group`, `limits` | a group that we have, and what it reaches |
 //! | `interrupts` | interrupts that are not isolated |
 //! | `faults` | what was refused |
+//! | `plug` | devices that come and go |
 
 mod claim;
 mod drivers;
@@ -22,6 +23,7 @@ mod ioctl;
 mod kernel;
 mod limits;
 mod memory;
+mod plug;
 mod scan;
 mod sysfs;
 #[cfg(test)]
@@ -76,6 +78,8 @@ pub struct Vfio {
     functions: BTreeMap<DeviceId, Function>,
     directory: Arc<Mutex<Directory>>,
     log: Option<KernelLog>,
+    /// Can be read once functions have come or gone, if anyone waits for that.
+    plug: Option<OwnedFd>,
     /// Groups that clients have, by the kernel's number.
     held: BTreeMap<u32, HeldGroup>,
     /// Groups that nobody has any more, and that cannot be given back because somebody has a descriptor of theirs.
@@ -121,6 +125,7 @@ impl Vfio {
             functions: BTreeMap::new(),
             directory: Arc::default(),
             log: None,
+            plug: None,
             held: BTreeMap::new(),
             left: BTreeMap::new(),
             former: BTreeMap::new(),
@@ -191,7 +196,21 @@ impl Backend for Vfio {
         self.log.take().map(|log| Box::new(log) as Box<dyn ViolationSource>)
     }
 
+    /// Only now is a thread started: by now the process has given up what it does not need, and threads have that in common only
+    /// with whoever starts them.
+    fn change_signal(&mut self) -> Option<OwnedFd> {
+        match plug::signal() {
+            Ok(signal) => self.plug = Some(signal),
+            Err(error) => tracing::warn!(%error, "devices that come and go are seen late: no uevents"),
+        }
+        self.plug.as_ref()?.try_clone().ok()
+    }
+
     fn changes(&mut self) -> Vec<Change> {
+        if let Some(signal) = &self.plug {
+            // Empty where nothing has happened.
+            let _ = rustix::io::read(signal, &mut [0; 8]);
+        }
         self.retry();
         let before: BTreeSet<DeviceId> = self.functions.keys().copied().collect();
         // A look that fails tells nothing; the next one will.
