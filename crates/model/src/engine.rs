@@ -12,6 +12,7 @@ use portcullis_spec::{
 use crate::contexts::{Binding, Cached, Contexts, Resolved, Sender, Spaces};
 use crate::gate::{Gate, Presence};
 use crate::memory::{GuestMemory, MemoryError};
+use crate::pin::{Pin, Pins, TooManyPins};
 use crate::refusal::Refusal;
 use crate::space::{Budget, Space, SpaceKey};
 use crate::translate::{FormattedStage, PageTranslation, Request, Stages};
@@ -205,6 +206,7 @@ pub struct Engine<A: Architecture> {
     pub architecture: A,
     memory: Arc<dyn GuestMemory>,
     gate: Gate,
+    pins: Pins,
     contexts: Contexts<A::Note>,
     spaces: Spaces,
     retaining: AtomicBool,
@@ -250,6 +252,7 @@ impl<A: Architecture> Engine<A> {
             architecture,
             memory,
             gate: Gate::default(),
+            pins: Pins::default(),
             contexts: Contexts::default(),
             spaces: Spaces::new(Budget::new(SLOT_LIMIT)),
             retaining: AtomicBool::new(false),
@@ -273,6 +276,11 @@ impl<A: Architecture> Engine<A> {
         Inside { presence: self.gate.enter(), gate: &self.gate, memory: &*self.memory }
     }
 
+    /// Keeps what is found inside good for longer.
+    pub(crate) fn pin(&self, _inside: &Inside<'_>) -> Result<Pin<'_>, TooManyPins> {
+        self.pins.take()
+    }
+
     /// Forgets what `invalidation` names. Device threads may use it until [`drain`](Self::drain) returns.
     pub fn invalidate(&self, invalidation: &Invalidation) {
         let inside = self.enter();
@@ -290,6 +298,7 @@ impl<A: Architecture> Engine<A> {
     /// Waits until no device thread uses, or can still keep, anything that was invalidated before.
     pub fn drain(&self) {
         self.gate.drain();
+        self.pins.drain();
     }
 
     /// Does something inside the guard, as a transaction is done: short, and waiting for nothing.

@@ -7,6 +7,7 @@ use portcullis_spec::{Access, Fault, FaultReason, Iova, PhysAddr, Transaction, T
 use crate::engine::{AccessError, Architecture, Inside, Passed, Report};
 use crate::host::HostSlice;
 use crate::memory::MemoryError;
+use crate::pin::{Pin, TooManyPins};
 use crate::port::Port;
 use crate::refusal::Refusal;
 
@@ -14,7 +15,7 @@ use crate::refusal::Refusal;
 /// invalidates meanwhile, because whoever invalidates waits for its end.
 ///
 /// So it is to be short: a few dozen requests, no waiting for anything, no register access to the same unit. What is
-/// needed for longer is pinned ([`Port::pin`]). Refusals are recorded and signalled when the guard ends.
+/// needed for longer is pinned ([`Guard::pin`]). Refusals are recorded and signalled when the guard ends.
 pub struct Guard<'a, A: Architecture> {
     port: &'a Port<A>,
     /// Present until the guard is dropped.
@@ -42,6 +43,19 @@ impl<'a, A: Architecture> Guard<'a, A> {
         self.pass(&transaction).map(|passed| passed.translation())
     }
 
+    /// Keeps what this guard gives out good after its end, until the pin is gone.
+    ///
+    /// # Errors
+    /// Where the unit has given out as many pins as it may.
+    pub fn pin(&self) -> Result<Pin<'a>, TooManyPins> {
+        self.port.engine().pin(self.inside())
+    }
+
+    fn inside(&self) -> &Inside<'a> {
+        let Some(inside) = &self.inside else { unreachable!("a guard is inside until it is dropped") };
+        inside
+    }
+
     fn refuse(&self, transaction: &Transaction, reason: FaultReason) -> Fault {
         let report = self.port.engine().architecture.fault(transaction, None, Refusal::new(reason));
         self.refused.borrow_mut().push(report);
@@ -50,9 +64,8 @@ impl<'a, A: Architecture> Guard<'a, A> {
 
     #[inline]
     fn pass(&self, transaction: &Transaction) -> Result<Passed, Fault> {
-        let Some(inside) = &self.inside else { unreachable!("a guard is inside until it is dropped") };
         let engine = self.port.engine();
-        engine.pass(self.port.binding(), transaction, transaction.length, inside).map_err(|stop| {
+        engine.pass(self.port.binding(), transaction, transaction.length, self.inside()).map_err(|stop| {
             let report = engine.report(stop, transaction);
             self.refused.borrow_mut().push(report);
             report.fault

@@ -19,6 +19,7 @@ mod leaves;
 pub mod memory;
 #[cfg(all(loom, test))]
 mod models;
+pub mod pin;
 pub mod port;
 mod rcu;
 pub mod refusal;
@@ -37,7 +38,7 @@ pub use engine::AccessError;
 pub use guard::Guard;
 pub use host::HostSlice;
 pub use interrupt::{InterruptSink, Message, NoInterrupts, Undelivered};
-#[cfg(feature = "vm-memory")]
-pub use memory::VmMemory;
 pub use memory::{GuestMemory, MemoryError, OwnedMemory, Width};
+#[cfg(feature = "vm-memory")]
+pub use memory::{PortMemory, VmMemory};
 pub use port::Port;

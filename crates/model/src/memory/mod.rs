@@ -2,6 +2,8 @@
 
 mod owned;
 #[cfg(feature = "vm-memory")]
+mod port;
+#[cfg(feature = "vm-memory")]
 mod vm;
 
 use core::ptr::NonNull;
@@ -10,6 +12,8 @@ use std::sync::Arc;
 use portcullis_spec::PhysAddr;
 
 pub use owned::OwnedMemory;
+#[cfg(feature = "vm-memory")]
+pub use port::{Held, PortMemory, Tracked};
 #[cfg(feature = "vm-memory")]
 pub use vm::VmMemory;
 
