@@ -10,3 +10,4 @@ pub mod order;
 pub mod peers;
 pub mod raw;
 pub mod result;
+pub mod stress;

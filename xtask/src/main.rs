@@ -28,6 +28,8 @@ enum Command {
     Guest(guest::Arguments),
     /// Measure ours beside its peers and print one table
     Bench(bench::Arguments),
+    /// Let devices translate while their mappings are taken away, and count what is stale
+    Stress(bench::Arguments),
     /// Compare with somebody else's implementation; exit status 1 on any difference
     Oracle(oracle::Arguments),
 }
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
         Command::Test(arguments) => test::run(&arguments),
         Command::Guest(arguments) => guest::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Stress(arguments) => bench::stress(&arguments),
         Command::Oracle(arguments) => oracle::run(&arguments),
     }
 }

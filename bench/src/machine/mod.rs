@@ -2,6 +2,8 @@
 
 pub mod nested;
 pub mod ram;
+pub mod riscv;
+pub mod smmuv3;
 pub mod translate;
 pub mod vtd;
 
@@ -19,15 +21,16 @@ use crate::order::{FIRST, PAGE, scattered};
 pub trait Kind: Sized + Send + Sync + 'static {
     /// What it is called in rows: `vtd`.
     const NAME: &'static str;
-    /// Its tables of one stage with four levels and 4 KiB pages.
-    const SHAPE: PagingFormat;
     /// The model's part.
     type Model: Model;
     /// The driver's part.
-    type Driver: Driver + Send + Sync;
+    type Driver: Driver<Platform = Arc<Ram>> + Send + Sync;
 
     /// A unit over `memory`, and its driver on `ram`.
     fn build(memory: Arc<dyn GuestMemory>, ram: Arc<Ram>) -> (Self, Self::Driver);
+
+    /// Whether these are its tables of one stage with four levels and 4 KiB pages.
+    fn is_shape(format: PagingFormat) -> bool;
 
     /// The requester that the unit sees for the device with this number.
     fn requester(number: u16) -> Requester;
@@ -45,6 +48,30 @@ pub struct Machine<K: Kind> {
     /// The driver.
     pub unit: Unit<K::Driver>,
 }
+
+/// Lets the driver reach a model's registers.
+macro_rules! registers {
+    ($unit:ty) => {
+        /// The registers of a model.
+        pub struct Registers($unit);
+
+        impl portcullis_driver::platform::Mmio for Registers {
+            fn read32(&self, offset: u64) -> u32 {
+                self.0.read32(offset)
+            }
+            fn read64(&self, offset: u64) -> u64 {
+                self.0.read64(offset)
+            }
+            fn write32(&self, offset: u64, value: u32) {
+                self.0.write32(offset, value);
+            }
+            fn write64(&self, offset: u64, value: u64) {
+                self.0.write64(offset, value);
+            }
+        }
+    };
+}
+use registers;
 
 const WORKS: &str = "the unit does what it is asked";
 
@@ -68,7 +95,10 @@ impl<K: Kind> Machine<K> {
     /// Where the driver has none.
     #[must_use]
     pub fn domain(&self) -> Domain<K::Driver> {
-        let options = DomainOptions { shape: Some(K::SHAPE), ..DomainOptions::default() };
+        let formats = &self.unit.features().formats;
+        let shape = formats.iter().map(|format| format.shape).find(|shape| K::is_shape(*shape));
+        assert!(shape.is_some(), "{} has tables of four levels", K::NAME);
+        let options = DomainOptions { shape, ..DomainOptions::default() };
         self.unit.create_domain(options).expect(WORKS)
     }
 

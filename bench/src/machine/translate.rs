@@ -14,11 +14,13 @@ pub const EACH: usize = 32;
 ///
 /// # Panics
 /// Where one is refused.
+#[inline]
 pub fn translate<A: Architecture>(port: &Port<A>, pages: &[u64], stride: u64, each: usize) -> u64 {
     for some in pages.chunks(each) {
+        let guard = port.enter();
         for page in some {
-            let transaction = port.transaction(Iova(FIRST + page * stride + 0x120), 8, Access::READ);
-            let translation = port.translate(&transaction).expect("mapped");
+            let address = Iova(FIRST + page * stride + 0x120);
+            let translation = guard.translate(address, 8, Access::READ).expect("mapped");
             black_box(translation.address.0);
         }
     }

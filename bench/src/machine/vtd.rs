@@ -2,7 +2,6 @@
 
 use super::Kind;
 use super::ram::Ram;
-use portcullis_driver::platform::Mmio;
 use portcullis_driver::vtd::{self, Mode};
 use portcullis_model::vtd::config::VtdConfig;
 use portcullis_model::vtd::{Vtd as Model, VtdUnit};
@@ -10,23 +9,7 @@ use portcullis_model::{GuestMemory, NoInterrupts, Port};
 use portcullis_spec::{PagingFormat, Pasid, PciAddress, Requester};
 use std::sync::Arc;
 
-/// The registers of a model.
-pub struct Registers(VtdUnit);
-
-impl Mmio for Registers {
-    fn read32(&self, offset: u64) -> u32 {
-        self.0.read32(offset)
-    }
-    fn read64(&self, offset: u64) -> u64 {
-        self.0.read64(offset)
-    }
-    fn write32(&self, offset: u64, value: u32) {
-        self.0.write32(offset, value);
-    }
-    fn write64(&self, offset: u64, value: u64) {
-        self.0.write64(offset, value);
-    }
-}
+super::registers!(VtdUnit);
 
 /// A VT-d unit.
 pub struct Vtd<const SCALABLE: bool>(VtdUnit);
@@ -38,7 +21,6 @@ pub type Scalable = Vtd<true>;
 
 impl<const SCALABLE: bool> Kind for Vtd<SCALABLE> {
     const NAME: &'static str = if SCALABLE { "vtd-scalable" } else { "vtd" };
-    const SHAPE: PagingFormat = PagingFormat::VtdSecondStage { levels: 4 };
     type Model = Model;
     type Driver = vtd::Vtd<Registers, Arc<Ram>>;
 
@@ -51,6 +33,10 @@ impl<const SCALABLE: bool> Kind for Vtd<SCALABLE> {
         let driver =
             vtd::Vtd::start(Registers(unit.clone()), ram, options).expect("a unit that the driver knows");
         (Self(unit), driver)
+    }
+
+    fn is_shape(format: PagingFormat) -> bool {
+        format == PagingFormat::VtdSecondStage { levels: 4 }
     }
 
     fn requester(number: u16) -> Requester {

@@ -3,7 +3,7 @@
 use crate::Effort;
 use portcullis_bench::contest::Contest;
 use portcullis_bench::machine::translate::{EACH, translate_pages};
-use portcullis_bench::machine::{Kind, Machine, vtd};
+use portcullis_bench::machine::{Kind, Machine, riscv, smmuv3, vtd};
 use portcullis_bench::order::{PAGE, Rounds, scrambled};
 use portcullis_bench::result::{Goal, Row};
 
@@ -27,6 +27,8 @@ fn enter<K: Kind>(contest: Contest<'_>) -> Contest<'_> {
 pub(crate) fn rows(effort: Effort) -> Vec<Row> {
     let contest = enter::<vtd::Legacy>(Contest::new().sitting(4));
     let contest = enter::<vtd::Scalable>(contest);
+    let contest = enter::<smmuv3::Smmuv3>(contest);
+    let contest = enter::<riscv::Riscv>(contest);
     let all = contest.run(effort.contest).peers("");
     let best = all.iter().map(|(_, ns)| *ns).fold(f64::INFINITY, f64::min);
     let row = |(name, ns): &(&str, f64)| {

@@ -1,0 +1,41 @@
+//! The Arm SMMUv3.
+
+use super::Kind;
+use super::ram::Ram;
+use portcullis_driver::smmuv3;
+use portcullis_model::smmuv3::config::Smmuv3Config;
+use portcullis_model::smmuv3::{Smmuv3 as Model, Smmuv3Unit};
+use portcullis_model::{GuestMemory, NoInterrupts, Port};
+use portcullis_spec::{Granule, PagingFormat, Pasid, Requester};
+use std::sync::Arc;
+
+super::registers!(Smmuv3Unit);
+
+/// An SMMUv3.
+pub struct Smmuv3(Smmuv3Unit);
+
+impl Kind for Smmuv3 {
+    const NAME: &'static str = "smmuv3";
+    type Model = Model;
+    type Driver = smmuv3::Smmuv3<Registers, Arc<Ram>>;
+
+    fn build(memory: Arc<dyn GuestMemory>, ram: Arc<Ram>) -> (Self, Self::Driver) {
+        let unit = Smmuv3Unit::new(Smmuv3Config::full(), memory, Arc::new(NoInterrupts));
+        let unit = unit.expect("a configuration");
+        let options = smmuv3::Options::default();
+        let driver = smmuv3::Smmuv3::start(Registers(unit.clone()), ram, options);
+        (Self(unit), driver.expect("a unit that the driver knows"))
+    }
+
+    fn is_shape(format: PagingFormat) -> bool {
+        matches!(format, PagingFormat::ArmStage1 { granule: Granule::Size4K, input_bits: 48, .. })
+    }
+
+    fn requester(number: u16) -> Requester {
+        Requester::Stream(number.into())
+    }
+
+    fn port(&self, requester: Requester, pasid: Option<Pasid>) -> Port<Model> {
+        self.0.port(requester.index(), pasid)
+    }
+}
