@@ -391,7 +391,17 @@ impl<A: Architecture> Engine<A> {
             architecture.accept(transaction, resolved, output, bytes)?;
             Ok(Passed { page, output })
         });
-        judged.map_err(|refusal| Stop::Refused(architecture.fault(transaction, Some(resolved), refusal)))
+        judged.map_err(|refusal| self.refusal(transaction, resolved, refusal))
+    }
+
+    #[cold]
+    fn refusal(
+        &self,
+        transaction: &Transaction,
+        resolved: &Resolved<A::Note>,
+        refusal: Refusal,
+    ) -> Stop<A::Record> {
+        Stop::Refused(self.architecture.fault(transaction, Some(resolved), refusal))
     }
 
     /// Looks a sender's context up in the architecture's tables, and keeps it if it may be kept.

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use portcullis_spec::{Access, Fault, FaultReason, Iova, PhysAddr, Transaction, Translation};
 
-use crate::engine::{AccessError, Architecture, Inside, Passed, Report};
+use crate::engine::{AccessError, Architecture, Inside, Passed, Report, Stop};
 use crate::host::HostSlice;
 use crate::memory::MemoryError;
 use crate::pin::{Pin, TooManyPins};
@@ -65,11 +65,16 @@ impl<'a, A: Architecture> Guard<'a, A> {
     #[inline]
     fn pass(&self, transaction: &Transaction) -> Result<Passed, Fault> {
         let engine = self.port.engine();
-        engine.pass(self.port.binding(), transaction, transaction.length, self.inside()).map_err(|stop| {
-            let report = engine.report(stop, transaction);
-            self.refused.borrow_mut().push(report);
-            report.fault
-        })
+        engine
+            .pass(self.port.binding(), transaction, transaction.length, self.inside())
+            .map_err(|stop| self.refused(stop, transaction))
+    }
+
+    #[cold]
+    fn refused(&self, stop: Stop<A::Record>, transaction: &Transaction) -> Fault {
+        let report = self.port.engine().report(stop, transaction);
+        self.refused.borrow_mut().push(report);
+        report.fault
     }
 
     /// The memory of `length` bytes from `iova` on as it lies in this process: slices in order, cut only where pages that

@@ -118,15 +118,20 @@ impl Space {
 
     #[inline]
     fn hit(&self, input: u64, request: Request, inside: &Inside<'_>) -> Option<PageTranslation> {
-        let page =
-            self.leaf.translate(input, request, |region| self.leaves.find(region, &inside.presence))?;
+        let page = self.hit_here(input, request, inside)?;
         match &self.second {
             None => Some(page),
             Some(second) => {
-                let output = second.hit(page.address(input).0, request, inside)?;
+                let output = second.hit_here(page.address(input).0, request, inside)?;
                 Some(page.then(input, output))
             }
         }
+    }
+
+    /// The answer of this space's own stage.
+    #[inline]
+    fn hit_here(&self, input: u64, request: Request, inside: &Inside<'_>) -> Option<PageTranslation> {
+        self.leaf.translate(input, request, |region| self.leaves.find(region, &inside.presence))
     }
 
     /// Translates `input` by its tables, and keeps what may be kept.

@@ -183,6 +183,7 @@ impl Architecture for Riscv {
     type Record = FaultRecord;
 
     /// Messages of devices are writes to memory: without MSI page tables they are translated like all others.
+    #[inline]
     fn admit(&self, _transaction: &Transaction) -> Admission {
         Admission::Translate
     }
@@ -202,6 +203,7 @@ impl Architecture for Riscv {
         lookup::format(self.capabilities, format)
     }
 
+    #[inline]
     fn ask(&self, transaction: &Transaction, resolved: &Resolved<Note>) -> Result<Asked, Refusal> {
         let note = &resolved.note;
         if transaction.request_type != RequestType::Untranslated && note.untranslated_only {
@@ -220,6 +222,7 @@ impl Architecture for Riscv {
         Ok(Asked { input: transaction.address, access, privileged, any: false })
     }
 
+    #[inline]
     fn accept(
         &self,
         _transaction: &Transaction,
@@ -230,6 +233,7 @@ impl Architecture for Riscv {
         Ok(())
     }
 
+    #[inline]
     fn count(&self, event: Event, transaction: &Transaction, tags: Option<Tags>) {
         let ids = Ids::of(transaction.requester.index(), transaction.pasid).with_tags(tags);
         let event = match event {

@@ -167,10 +167,12 @@ impl Architecture for Smmuv3 {
     type Record = Record;
 
     /// 3.4.1: bit 55 chooses between TTB0 and TTB1.
+    #[inline]
     fn is_upper(&self, address: Iova) -> bool {
         address.0 >> 55 & 1 != 0
     }
 
+    #[inline]
     fn admit(&self, transaction: &Transaction) -> Admission {
         // There is no ATS: what only ATS sends is unsupported (7.3.2).
         if transaction.request_type == RequestType::Untranslated {
@@ -194,6 +196,7 @@ impl Architecture for Smmuv3 {
         tables::format(&self.unit, format, rules)
     }
 
+    #[inline]
     fn ask(&self, transaction: &Transaction, resolved: &Resolved<Note>) -> Result<Asked, Refusal> {
         let note = &resolved.note;
         let address = transaction.address.0;
@@ -215,6 +218,7 @@ impl Architecture for Smmuv3 {
         Ok(asked)
     }
 
+    #[inline]
     fn accept(
         &self,
         _transaction: &Transaction,

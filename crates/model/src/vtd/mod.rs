@@ -147,6 +147,7 @@ impl Vtd {
 
     /// Whether a request is without PASID and goes to the interrupt address range, where nothing is translated
     /// (VT-d 3.15).
+    #[inline]
     fn is_interrupt(transaction: &Transaction) -> bool {
         transaction.pasid.is_none() && is_interrupt_address(transaction.address.0)
     }
@@ -156,6 +157,7 @@ impl Architecture for Vtd {
     type Note = Note;
     type Record = FaultRecord;
 
+    #[inline]
     fn admit(&self, transaction: &Transaction) -> Admission {
         if !Self::is_interrupt(transaction) {
             return Admission::Translate;
@@ -215,6 +217,7 @@ impl Architecture for Vtd {
         })
     }
 
+    #[inline]
     fn ask(&self, transaction: &Transaction, resolved: &Resolved<Note>) -> Result<Asked, Refusal> {
         let note = &resolved.note;
         let input = transaction.address;
@@ -241,6 +244,7 @@ impl Architecture for Vtd {
         Ok(Asked { input, access, privileged, any })
     }
 
+    #[inline]
     fn accept(
         &self,
         _transaction: &Transaction,
@@ -259,6 +263,7 @@ impl Architecture for Vtd {
         Ok(())
     }
 
+    #[inline]
     fn caches_refusals(&self) -> bool {
         self.cap().cm()
     }
