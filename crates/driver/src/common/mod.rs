@@ -1,6 +1,7 @@
 //! Everything that isn't bits.
 
 pub mod architecture;
+mod attachment;
 pub mod domain;
 mod gate;
 pub mod gather;

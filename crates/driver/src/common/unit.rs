@@ -1,45 +1,32 @@
 //! A unit: its devices, what they are attached to, and what they did wrong.
 
 use alloc::collections::BTreeMap;
-use alloc::collections::btree_map::Entry;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use portcullis_spec::{Context, DomainTag, FaultReason, Ipa, Pasid, PhysAddr, Requester, Stage, Tags};
+use portcullis_spec::{DomainTag, Ipa, Pasid, PhysAddr, Requester, Stage};
 
-use super::architecture::{Architecture, ContextError, FaultCounts, FaultRecord, FaultSignal, Features};
+use super::architecture::{Architecture, FaultCounts, FaultRecord, FaultSignal, Features};
+use super::attachment::Attachment;
 use super::domain::{Domain, DomainInner, DomainOptions, Kind};
 use super::mappings::Mappings;
 use super::region::Device;
 use super::tags::DomainTags;
-use crate::error::{Error, Feature, UnitError};
+use crate::error::{Error, Feature};
 use crate::platform::{Clock, Lock, Memory, Platform};
 
-/// What a device's entry says as long as it is attached to nothing: refuse, and report.
-const UNATTACHED: Context = Context::Blocked(Some(FaultReason::RequestBlocked));
-
-/// A device, or one PASID of it, and the domain that it is in.
-enum Attachment<A: Architecture> {
-    /// Another thread is attaching or detaching it.
-    Changing,
-    /// In the domain.
-    Attached { domain: Domain<A>, tags: Tags },
-    /// Its entry blocks, but the unit has not confirmed that it forgot the domain: nothing of the domain is released before it does.
-    Leaving { domain: Domain<A>, tags: Tags },
-}
-
-struct State<A: Architecture> {
-    devices: BTreeMap<Requester, Device>,
+pub(super) struct State<A: Architecture> {
+    pub(super) devices: BTreeMap<Requester, Device>,
     /// Every requester, and the first requester of the device that it belongs to.
     owners: BTreeMap<Requester, Requester>,
-    attachments: BTreeMap<(Requester, Option<Pasid>), Attachment<A>>,
+    pub(super) attachments: BTreeMap<(Requester, Option<Pasid>), Attachment<A>>,
     tags: DomainTags,
     faults: FaultCounts,
 }
 
 /// A unit, and everything behind it. Cloning gives another handle to the same unit.
-pub struct Unit<A: Architecture>(Arc<UnitInner<A>>);
+pub struct Unit<A: Architecture>(pub(super) Arc<UnitInner<A>>);
 
 impl<A: Architecture> Clone for Unit<A> {
     fn clone(&self) -> Self {
@@ -49,7 +36,7 @@ impl<A: Architecture> Clone for Unit<A> {
 
 pub(crate) struct UnitInner<A: Architecture> {
     pub(crate) architecture: A,
-    state: <A::Platform as Platform>::Lock<State<A>>,
+    pub(super) state: <A::Platform as Platform>::Lock<State<A>>,
 }
 
 impl<A: Architecture> UnitInner<A> {
@@ -224,7 +211,7 @@ impl<A: Architecture> Unit<A> {
         Domain(Arc::new(DomainInner::new(self.0.clone(), kind)))
     }
 
-    fn check_own(&self, domain: &Domain<A>) -> Result<(), Error> {
+    pub(super) fn check_own(&self, domain: &Domain<A>) -> Result<(), Error> {
         if Arc::ptr_eq(&self.0, &domain.0.unit) { Ok(()) } else { Err(Error::ForeignDomain) }
     }
 
@@ -296,148 +283,6 @@ impl<A: Architecture> Unit<A> {
         result
     }
 
-    /// Lets a device, or one PASID of it, reach what a domain maps: all its requesters, or on failure none. `requester` is
-    /// the device's first.
-    ///
-    /// # Errors
-    /// The device is blocked then, as before: [`Error::UnknownDevice`], [`Error::Attached`], [`Error::ForeignDomain`],
-    /// [`Error::NoDomainTags`], [`Error::OutOfMemory`], [`Error::Unsupported`], [`Error::PasidOutOfReach`], [`Error::Reserved`] or
-    /// [`Error::Table`] where its direct regions don't fit the domain; or [`Error::NotInvalidated`]: blocked in the tables, but
-    /// the unit must be recovered before it counts.
-    pub fn attach(
-        &self,
-        requester: impl Into<Requester>,
-        pasid: Option<Pasid>,
-        domain: &Domain<A>,
-    ) -> Result<(), Error> {
-        let requester = requester.into();
-        self.check_own(domain)?;
-        let key = (requester, pasid);
-        let device = self.0.state.with(|state| {
-            let device = state.devices.get(&requester).ok_or(Error::UnknownDevice(requester))?;
-            if let Some(pasid) = pasid.filter(|pasid| pasid.value() >> device.pasid_bits != 0) {
-                return Err(Error::PasidOutOfReach(pasid));
-            }
-            match state.attachments.entry(key) {
-                Entry::Occupied(_) => Err(Error::Attached(requester)),
-                Entry::Vacant(entry) => {
-                    entry.insert(Attachment::Changing);
-                    Ok(device.clone())
-                }
-            }
-        })?;
-        let outcome = self.change_in(&device, pasid, domain);
-        let (state, result) = match outcome {
-            Ok(tags) => (Some(Attachment::Attached { domain: domain.clone(), tags }), Ok(())),
-            Err((Some(tags), error)) => {
-                (Some(Attachment::Leaving { domain: domain.clone(), tags }), Err(error))
-            }
-            Err((None, error)) => (None, Err(error)),
-        };
-        self.set_attachment(key, state);
-        result
-    }
-
-    /// Counts the device into the domain and writes its entries; or takes back what was done. With the error come the tags where
-    /// the unit may still use them.
-    fn change_in(
-        &self,
-        device: &Device,
-        pasid: Option<Pasid>,
-        domain: &Domain<A>,
-    ) -> Result<Tags, (Option<Tags>, Error)> {
-        let inner = &domain.0;
-        let tags = inner.enter(pasid).map_err(|error| (None, error))?;
-        if let Err(error) = inner.add_regions(&device.regions) {
-            inner.leave(tags);
-            return Err((None, error));
-        }
-        let context = inner.context(tags);
-        let mut result = Ok(());
-        let mut written = 0;
-        for requester in &device.requesters {
-            match self.0.architecture.set_context(*requester, pasid, &UNATTACHED, &context) {
-                Ok(()) => written += 1,
-                Err(ContextError::Refused(error)) => {
-                    result = Err(error);
-                    break;
-                }
-                Err(ContextError::Uncertain(error)) => {
-                    written += 1;
-                    result = Err(Error::NotInvalidated(error));
-                    break;
-                }
-            }
-        }
-        let Err(error) = result else { return Ok(tags) };
-        let back = self.block(&device.requesters[..written], pasid, &context);
-        if let Err(back) = back {
-            return Err((Some(tags), back));
-        }
-        let regions = inner.remove_regions(&device.regions);
-        inner.leave(tags);
-        Err((None, regions.err().unwrap_or(error)))
-    }
-
-    /// Writes every entry to block, whatever the unit says to any of them.
-    fn block(&self, requesters: &[Requester], pasid: Option<Pasid>, former: &Context) -> Result<(), Error> {
-        let mut result = Ok(());
-        for requester in requesters {
-            let blocked = self.0.architecture.set_context(*requester, pasid, former, &UNATTACHED);
-            result = result.and(blocked.map_err(|error| match error {
-                ContextError::Refused(error) => error,
-                ContextError::Uncertain(error) => Error::NotInvalidated(error),
-            }));
-        }
-        result
-    }
-
-    fn set_attachment(&self, key: (Requester, Option<Pasid>), attachment: Option<Attachment<A>>) {
-        // Dropped outside the lock: with the last handle to a domain go its tables.
-        let _former = self.0.state.with(|state| match attachment {
-            Some(attachment) => state.attachments.insert(key, attachment),
-            None => state.attachments.remove(&key),
-        });
-    }
-
-    /// Blocks a device, or one PASID of it. On success it reaches nothing any more, nor has any access in flight.
-    ///
-    /// # Errors
-    /// [`Error::NotAttached`], [`Error::Attached`] where another thread is changing it; or [`Error::NotInvalidated`]: its
-    /// entries block, but the unit may still use what it cached. It stays attached to the domain, in name, until
-    /// [`Self::recover`] succeeds, so that nothing of the domain is reused.
-    pub fn detach(&self, requester: impl Into<Requester>, pasid: Option<Pasid>) -> Result<(), Error> {
-        let requester = requester.into();
-        let key = (requester, pasid);
-        let (device, domain, tags) = self.0.state.with(|state| {
-            let device = state.devices.get(&requester).ok_or(Error::UnknownDevice(requester))?.clone();
-            match state.attachments.remove(&key) {
-                Some(Attachment::Attached { domain, tags }) => {
-                    state.attachments.insert(key, Attachment::Changing);
-                    Ok((device, domain, tags))
-                }
-                Some(other) => {
-                    let leaving = matches!(other, Attachment::Leaving { .. });
-                    state.attachments.insert(key, other);
-                    Err(match leaving {
-                        true => Error::NotInvalidated(UnitError::Stopped),
-                        false => Error::Attached(requester),
-                    })
-                }
-                None => Err(Error::NotAttached(requester)),
-            }
-        })?;
-        let context = domain.0.context(tags);
-        if let Err(error) = self.block(&device.requesters, pasid, &context) {
-            self.set_attachment(key, Some(Attachment::Leaving { domain, tags }));
-            return Err(error);
-        }
-        let regions = domain.0.remove_regions(&device.regions);
-        domain.0.leave(tags);
-        self.set_attachment(key, None);
-        regions
-    }
-
     /// The domain that a device, or one PASID of it, is in.
     #[must_use]
     pub fn domain_of(&self, requester: impl Into<Requester>, pasid: Option<Pasid>) -> Option<Domain<A>> {
@@ -455,24 +300,26 @@ impl<A: Architecture> Unit<A> {
     pub fn recover(&self) -> Result<(), Error> {
         // Only what was leaving before the unit forgot everything is done after.
         let leaving: Vec<_> = self.0.state.with(|state| {
-            let leaving = state.attachments.iter().filter(|(_, it)| matches!(it, Attachment::Leaving { .. }));
+            let leaving = state.attachments.iter().filter(|(_, it)| matches!(it, Attachment::Leaving(_)));
             leaving.map(|(key, _)| *key).collect()
         });
         self.0.architecture.recover().map_err(Error::Unit)?;
         let mut result = Ok(());
         for key in leaving {
             let taken = self.0.state.with(|state| match state.attachments.get_mut(&key) {
-                Some(attachment @ Attachment::Leaving { .. }) => {
+                Some(attachment @ Attachment::Leaving(_)) => {
                     Some(core::mem::replace(attachment, Attachment::Changing))
                 }
                 _ => None,
             });
-            if let Some(Attachment::Leaving { domain, tags }) = taken {
+            if let Some(Attachment::Leaving(domains)) = taken {
                 let regions = self.0.state.with(|state| {
                     state.devices.get(&key.0).map(|device| device.regions.clone()).unwrap_or_default()
                 });
-                result = result.and(domain.0.remove_regions(&regions));
-                domain.0.leave(tags);
+                for (domain, tags) in domains {
+                    result = result.and(domain.0.remove_regions(&regions));
+                    domain.0.leave(tags);
+                }
                 self.set_attachment(key, None);
             }
         }
