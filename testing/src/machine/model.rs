@@ -32,6 +32,76 @@ impl From<Requester> for Sender {
     }
 }
 
+/// Defines `$name`, a unit that engines do DMA through, of a model of type `$unit` whose ports are `$port`.
+macro_rules! modelled {
+    ($name:ident, $unit:ty, $port:ty) => {
+        /// Our model, as a unit that engines do DMA through.
+        pub struct $name {
+            /// The model.
+            pub unit: $unit,
+            /// The port of whoever was last.
+            port: std::cell::RefCell<Option<($crate::machine::model::Sender, $port)>>,
+        }
+
+        impl $name {
+            const fn new(unit: $unit) -> Self {
+                Self { unit, port: std::cell::RefCell::new(None) }
+            }
+
+            fn through<R>(
+                &self,
+                sender: $crate::machine::model::Sender,
+                access: impl FnOnce(&$port) -> R,
+            ) -> R {
+                let mut last = self.port.borrow_mut();
+                let same = last.take().filter(|(before, _)| *before == sender);
+                let (_, port) = last.insert(same.unwrap_or_else(|| {
+                    // PCI requester IDs are the only indexes that a model takes in fewer bits, and have no more.
+                    let index = sender.requester.index();
+                    let port = self.unit.port(index as _, sender.pasid);
+                    (sender, if sender.privileged { port.privileged() } else { port })
+                }));
+                access(port)
+            }
+        }
+
+        impl portcullis_driver::platform::Mmio for $name {
+            fn read32(&self, offset: u64) -> u32 {
+                self.unit.read32(offset)
+            }
+            fn read64(&self, offset: u64) -> u64 {
+                self.unit.read64(offset)
+            }
+            fn write32(&self, offset: u64, value: u32) {
+                self.unit.write32(offset, value);
+            }
+            fn write64(&self, offset: u64, value: u64) {
+                self.unit.write64(offset, value);
+            }
+        }
+
+        impl $crate::machine::model::Unit for $name {
+            fn read(
+                &self,
+                sender: $crate::machine::model::Sender,
+                address: portcullis_spec::Iova,
+                bytes: &mut [u8],
+            ) -> bool {
+                self.through(sender, |port| port.read(address, bytes).is_ok())
+            }
+            fn write(
+                &self,
+                sender: $crate::machine::model::Sender,
+                address: portcullis_spec::Iova,
+                bytes: &[u8],
+            ) -> bool {
+                self.through(sender, |port| port.write(address, bytes).is_ok())
+            }
+        }
+    };
+}
+pub(crate) use modelled;
+
 /// A model with memory and engines.
 #[derive(Debug)]
 pub struct ModelMachine<U> {
@@ -47,6 +117,7 @@ impl<U: Unit> ModelMachine<U> {
     }
 
     /// The unit.
+    #[must_use]
     pub const fn unit(&self) -> &U {
         &self.unit
     }

@@ -1,16 +1,14 @@
 //! Machines with a RISC-V IOMMU.
 
 use super::MachineError;
-use super::model::{ModelMachine, Sender, Unit};
+use super::model::{ModelMachine, modelled};
 use super::qemu::Board;
 use super::ram::Ram;
 use crate::qtest::pci::ConfigAccess;
-use portcullis_driver::platform::Mmio;
 use portcullis_model::riscv::config::{Interrupts, RiscvConfig};
 use portcullis_model::riscv::{RiscvPort, RiscvUnit};
 use portcullis_model::{NoInterrupts, VmMemory};
-use portcullis_spec::{Iova, Requester};
-use std::cell::RefCell;
+use portcullis_spec::Requester;
 use std::sync::Arc;
 
 /// Physical address of the first byte of memory.
@@ -91,13 +89,7 @@ pub fn like_qemu(stages: Stages) -> RiscvConfig {
     }
 }
 
-/// Our model, as a unit that engines do DMA through.
-pub struct RiscvModel {
-    /// The model.
-    pub unit: RiscvUnit,
-    /// The port of whoever was last.
-    port: RefCell<Option<(Sender, RiscvPort)>>,
-}
+modelled!(RiscvModel, RiscvUnit, RiscvPort);
 
 /// A machine with our model.
 pub type RiscvMachine = ModelMachine<RiscvModel>;
@@ -113,42 +105,6 @@ pub fn model(config: RiscvConfig) -> Result<RiscvMachine, MachineError> {
     let unit = unit.map_err(|error| MachineError::Model(error.to_string()))?;
     // As QEMU does: what a driver forgets to invalidate is to show.
     unit.retain_translations();
-    let unit = RiscvModel { unit, port: RefCell::new(None) };
+    let unit = RiscvModel::new(unit);
     Ok(ModelMachine::new(unit, ram, ENGINES.map(requester).to_vec()))
-}
-
-impl RiscvModel {
-    fn through<R>(&self, sender: Sender, access: impl FnOnce(&RiscvPort) -> R) -> R {
-        let mut last = self.port.borrow_mut();
-        let same = last.take().filter(|(before, _)| *before == sender);
-        let (_, port) = last.insert(same.unwrap_or_else(|| {
-            let port = self.unit.port(sender.requester.index(), sender.pasid);
-            (sender, if sender.privileged { port.privileged() } else { port })
-        }));
-        access(port)
-    }
-}
-
-impl Mmio for RiscvModel {
-    fn read32(&self, offset: u64) -> u32 {
-        self.unit.read32(offset)
-    }
-    fn read64(&self, offset: u64) -> u64 {
-        self.unit.read64(offset)
-    }
-    fn write32(&self, offset: u64, value: u32) {
-        self.unit.write32(offset, value);
-    }
-    fn write64(&self, offset: u64, value: u64) {
-        self.unit.write64(offset, value);
-    }
-}
-
-impl Unit for RiscvModel {
-    fn read(&self, sender: Sender, address: Iova, bytes: &mut [u8]) -> bool {
-        self.through(sender, |port| port.read(address, bytes).is_ok())
-    }
-    fn write(&self, sender: Sender, address: Iova, bytes: &[u8]) -> bool {
-        self.through(sender, |port| port.write(address, bytes).is_ok())
-    }
 }

@@ -1,16 +1,14 @@
 //! Machines with Intel VT-d.
 
 use super::MachineError;
-use super::model::{ModelMachine, Sender, Unit};
+use super::model::{ModelMachine, modelled};
 use super::qemu::Board;
 use super::ram::Ram;
 use crate::qtest::pci::ConfigAccess;
-use portcullis_driver::platform::Mmio;
 use portcullis_model::vtd::config::{ScalableConfig, VtdConfig};
 use portcullis_model::vtd::{VtdPort, VtdUnit};
 use portcullis_model::{NoInterrupts, VmMemory};
-use portcullis_spec::{Iova, PciAddress, Requester};
-use std::cell::RefCell;
+use portcullis_spec::{PciAddress, Requester};
 use std::sync::Arc;
 
 /// What QEMU's `intel-iommu` is asked to be.
@@ -102,13 +100,7 @@ pub fn like_qemu(mode: Mode) -> VtdConfig {
     }
 }
 
-/// Our model, as a unit that engines do DMA through.
-pub struct VtdModel {
-    /// The model.
-    pub unit: VtdUnit,
-    /// The port of whoever was last.
-    port: RefCell<Option<(Sender, VtdPort)>>,
-}
+modelled!(VtdModel, VtdUnit, VtdPort);
 
 /// A machine with our model.
 pub type VtdMachine = ModelMachine<VtdModel>;
@@ -122,42 +114,6 @@ pub fn model(config: VtdConfig) -> Result<VtdMachine, MachineError> {
     let memory = Arc::new(VmMemory(ram.guest().clone()));
     let unit = VtdUnit::new(config, memory, Arc::new(NoInterrupts));
     let unit = unit.map_err(|error| MachineError::Model(error.to_string()))?;
-    let unit = VtdModel { unit, port: RefCell::new(None) };
+    let unit = VtdModel::new(unit);
     Ok(ModelMachine::new(unit, ram, ENGINES.map(requester).to_vec()))
-}
-
-impl VtdModel {
-    fn through<R>(&self, sender: Sender, access: impl FnOnce(&VtdPort) -> R) -> R {
-        let mut last = self.port.borrow_mut();
-        let same = last.take().filter(|(before, _)| *before == sender);
-        let (_, port) = last.insert(same.unwrap_or_else(|| {
-            let port = self.unit.port(sender.requester.index() as u16, sender.pasid);
-            (sender, if sender.privileged { port.privileged() } else { port })
-        }));
-        access(port)
-    }
-}
-
-impl Mmio for VtdModel {
-    fn read32(&self, offset: u64) -> u32 {
-        self.unit.read32(offset)
-    }
-    fn read64(&self, offset: u64) -> u64 {
-        self.unit.read64(offset)
-    }
-    fn write32(&self, offset: u64, value: u32) {
-        self.unit.write32(offset, value);
-    }
-    fn write64(&self, offset: u64, value: u64) {
-        self.unit.write64(offset, value);
-    }
-}
-
-impl Unit for VtdModel {
-    fn read(&self, sender: Sender, address: Iova, bytes: &mut [u8]) -> bool {
-        self.through(sender, |port| port.read(address, bytes).is_ok())
-    }
-    fn write(&self, sender: Sender, address: Iova, bytes: &[u8]) -> bool {
-        self.through(sender, |port| port.write(address, bytes).is_ok())
-    }
 }
