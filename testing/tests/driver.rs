@@ -6,53 +6,86 @@ mod behaviour;
 use std::time::Duration;
 
 use behaviour::{Bench, Refused};
-use portcullis_driver::platform::Mmio;
 use portcullis_driver::riscv::Riscv;
+use portcullis_driver::smmuv3::Smmuv3;
 use portcullis_driver::{Device, Unit};
 use portcullis_model::riscv::config::{Interrupts, RiscvConfig};
-use portcullis_spec::{Access, Iova, Pasid, Requester};
+use portcullis_model::smmuv3::config::{FlagUpdates, Smmuv3Config};
+use portcullis_spec::{Iova, Pasid, Requester};
 use portcullis_testing::machine::Machine as _;
+use portcullis_testing::machine::model::{self, ModelMachine, Sender};
 use portcullis_testing::machine::riscv::{self, RiscvMachine, Stages, like_qemu};
+use portcullis_testing::machine::smmuv3::{self, Smmuv3Machine};
 use portcullis_testing::machine::still::Still;
+
+/// A machine with a model, and the driver's platform.
+struct ModelBench<'a, U> {
+    machine: &'a ModelMachine<U>,
+    platform: &'a Still<'a>,
+    /// Who a number is to the unit.
+    requester: fn(u32) -> Requester,
+}
+
+impl<U: model::Unit> Bench for ModelBench<'_, U> {
+    fn devices(&self) -> [Requester; 2] {
+        [0x18, 0x1f].map(self.requester)
+    }
+
+    fn strangers(&self) -> [Requester; 3] {
+        [0x20, 0x3f, 0x7f].map(self.requester)
+    }
+
+    fn dma(
+        &self,
+        requester: Requester,
+        pasid: Option<Pasid>,
+        address: u64,
+        write: bool,
+    ) -> Result<u64, Refused> {
+        let sender = Sender { requester, pasid, privileged: false };
+        let answer = self.machine.unit().translate(sender, Iova(address), write);
+        answer.map(|address| address.0).ok_or(Refused)
+    }
+
+    fn live_blocks(&self) -> usize {
+        self.platform.blocks()
+    }
+
+    fn pass(&self, time: Duration) {
+        self.platform.pass(time);
+    }
+}
+
+/// Defines `$on_each`, which runs a test on each of `$kinds()`, with the driver `$driver` over the models of `$architecture`.
+macro_rules! on_each_kind {
+    ($on_each:ident, $architecture:ident, $driver:ident, $machine:ty, $requester:path) => {
+        macro_rules! $on_each {
+            ($test:expr) => {
+                for config in kinds() {
+                    println!("{config:?}");
+                    let machine = $architecture::model(config).unwrap();
+                    let platform = Still::new(machine.ram());
+                    let driver = $driver::start(&machine, &platform, Default::default());
+                    let unit = Unit::new(driver.unwrap());
+                    unit.enable().unwrap();
+                    let bench = ModelBench { machine: &machine, platform: &platform, requester: $requester };
+                    let test: fn(&ModelBench<'_, _>, &Unit<$driver<&$machine, &Still<'_>>>) = $test;
+                    for device in bench.devices() {
+                        let pasid_bits = unit.features().pasid_bits;
+                        unit.add_device(Device { pasid_bits, ..Device::new(device) }).unwrap();
+                    }
+                    test(&bench, &unit);
+                    unit.shut_down().unwrap();
+                    assert_eq!(platform.blocks(), 0, "memory leaked");
+                }
+            };
+        }
+        crate::behaviour::behaviours!($on_each);
+    };
+}
 
 mod on_riscv {
     use super::*;
-
-    struct RiscvBench<'a> {
-        machine: &'a RiscvMachine,
-        platform: &'a Still<'a>,
-    }
-
-    impl Bench for RiscvBench<'_> {
-        fn devices(&self) -> [Requester; 2] {
-            [Requester::Device(0x18), Requester::Device(0x1f)]
-        }
-
-        fn strangers(&self) -> [Requester; 3] {
-            [Requester::Device(0x20), Requester::Device(0x3f), Requester::Device(0x7f)]
-        }
-
-        fn dma(
-            &self,
-            requester: Requester,
-            pasid: Option<Pasid>,
-            address: u64,
-            write: bool,
-        ) -> Result<u64, Refused> {
-            let port = self.machine.unit().unit.port(requester.index(), pasid);
-            let access = if write { Access::WRITE } else { Access::READ };
-            let answer = port.translate(&port.transaction(Iova(address), 1, access));
-            answer.map(|translation| translation.address.0).map_err(|_| Refused)
-        }
-
-        fn live_blocks(&self) -> usize {
-            self.platform.blocks()
-        }
-
-        fn pass(&self, time: Duration) {
-            self.platform.pass(time);
-        }
-    }
 
     /// Every kind of unit that the common behaviour is shown on.
     fn kinds() -> Vec<RiscvConfig> {
@@ -74,31 +107,53 @@ mod on_riscv {
         kinds
     }
 
-    fn start<'a, M: Mmio>(registers: M, platform: &'a Still<'a>) -> Unit<Riscv<M, &'a Still<'a>>> {
-        let unit = Unit::new(Riscv::start(registers, platform, Default::default()).unwrap());
-        unit.enable().unwrap();
-        unit
+    on_each_kind!(on_each_riscv, riscv, Riscv, RiscvMachine, Requester::Device);
+}
+
+mod on_smmuv3 {
+    use super::*;
+
+    /// Every kind of unit that the common behaviour is shown on.
+    fn kinds() -> Vec<Smmuv3Config> {
+        let mut kinds: Vec<_> = smmuv3::Stages::ALL.map(smmuv3::like_qemu).to_vec();
+        // The data that the common behaviour is about lies above 4 GiB in 48 bits.
+        let full = Smmuv3Config { stream_id_bits: 16, output_bits: 48, ..Smmuv3Config::full() };
+        kinds.extend([
+            full.clone(),
+            // One level of everything, small tags, neither messages nor ranges.
+            Smmuv3Config {
+                stream_id_bits: 6,
+                two_level_streams: false,
+                two_level_contexts: false,
+                substream_id_bits: 8,
+                asid_16: false,
+                vmid_16: false,
+                messages: false,
+                range_invalidation: false,
+                break_before_make_level: 0,
+                ..full.clone()
+            },
+            Smmuv3Config {
+                stage1: false,
+                substream_id_bits: 0,
+                two_level_contexts: false,
+                asid_16: false,
+                hypervisor: false,
+                output_bits: 40,
+                ..full.clone()
+            },
+            Smmuv3Config {
+                stage2: false,
+                vmid_16: false,
+                stage2_execute_by_privilege: false,
+                break_before_make_level: 1,
+                hypervisor: false,
+                ..full.clone()
+            },
+            Smmuv3Config { coherent: false, flag_updates: FlagUpdates::Accessed, ..full },
+        ]);
+        kinds
     }
 
-    macro_rules! on_each_riscv {
-        ($test:expr) => {
-            for config in kinds() {
-                println!("{config:?}");
-                let machine = riscv::model(config).unwrap();
-                let platform = Still::new(machine.ram());
-                let unit = start(&machine, &platform);
-                let bench = RiscvBench { machine: &machine, platform: &platform };
-                let test: fn(&RiscvBench<'_>, &Unit<Riscv<&RiscvMachine, &Still<'_>>>) = $test;
-                for device in bench.devices() {
-                    let pasid_bits = unit.features().pasid_bits;
-                    unit.add_device(Device { pasid_bits, ..Device::new(device) }).unwrap();
-                }
-                test(&bench, &unit);
-                unit.shut_down().unwrap();
-                assert_eq!(platform.blocks(), 0, "memory leaked");
-            }
-        };
-    }
-
-    crate::behaviour::behaviours!(on_each_riscv);
+    on_each_kind!(on_each_smmuv3, smmuv3, Smmuv3, Smmuv3Machine, Requester::Stream);
 }

@@ -4,7 +4,7 @@ use super::ram::{Ram, SCRIPT_BYTES};
 use super::{COPY_PIECE, Copy, Machine, Touch};
 use crate::qtest::hda::{self, Hda};
 use portcullis_driver::platform::Mmio;
-use portcullis_spec::{Iova, Pasid, Requester};
+use portcullis_spec::{Iova, Pasid, PhysAddr, Requester};
 
 /// A modelled IOMMU: its registers, and a way to memory through it.
 pub trait Unit: Mmio {
@@ -13,6 +13,9 @@ pub trait Unit: Mmio {
 
     /// Write bytes of one 4 KiB page. Whether it may.
     fn write(&self, sender: Sender, address: Iova, bytes: &[u8]) -> bool;
+
+    /// Where a read or write of one byte leads, if it may. Memory is not touched.
+    fn translate(&self, sender: Sender, address: Iova, write: bool) -> Option<PhysAddr>;
 }
 
 /// Who does DMA.
@@ -96,6 +99,19 @@ macro_rules! modelled {
                 bytes: &[u8],
             ) -> bool {
                 self.through(sender, |port| port.write(address, bytes).is_ok())
+            }
+            fn translate(
+                &self,
+                sender: $crate::machine::model::Sender,
+                address: portcullis_spec::Iova,
+                write: bool,
+            ) -> Option<portcullis_spec::PhysAddr> {
+                use portcullis_spec::Access;
+                let access = if write { Access::WRITE } else { Access::READ };
+                self.through(sender, |port| {
+                    let answer = port.translate(&port.transaction(address, 1, access));
+                    answer.ok().map(|translation| translation.address)
+                })
             }
         }
     };

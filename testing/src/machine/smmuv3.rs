@@ -74,7 +74,8 @@ pub fn like_qemu(stages: Stages) -> Smmuv3Config {
         output_bits: 44,
         granule_16k: true,
         granule_64k: true,
-        vmid_16: true,
+        asid_16: stages != Stages::Two,
+        vmid_16: stages != Stages::One,
         command_queue_log2: 19,
         event_queue_log2: 19,
         range_invalidation: true,
@@ -96,5 +97,7 @@ pub fn model(config: Smmuv3Config) -> Result<Smmuv3Machine, MachineError> {
     let memory = Arc::new(VmMemory(ram.guest().clone()));
     let unit = Smmuv3Unit::new(config, memory, Arc::new(NoInterrupts));
     let unit = unit.map_err(|error| MachineError::Model(error.to_string()))?;
+    // What a driver forgets to invalidate is to show.
+    unit.retain_translations();
     Ok(ModelMachine::new(Smmuv3Model::new(unit), ram, ENGINES.map(requester).to_vec()))
 }

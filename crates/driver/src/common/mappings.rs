@@ -12,7 +12,7 @@ use super::gate::Gate;
 use super::gather::{FlushPolicy, Waiting};
 use super::iova::IovaAllocator;
 use super::region::{Region, RegionKind};
-use super::table::{Table, TableError, TableSpace};
+use super::table::{Table, TableError, TableSpace, tracking};
 use super::unit::UnitInner;
 use crate::error::Error;
 use crate::platform::{Lock, Platform};
@@ -48,7 +48,8 @@ impl<A: Architecture> Mappings<A> {
     ) -> Result<Self, Error> {
         let coherent = unit.architecture.features().coherent;
         let space = TableSpace::new(unit.clone(), coherent);
-        let table = Table::new(features.format, space).map_err(|error| match error {
+        let format = if options.dirty_tracking { tracking(features.format) } else { features.format };
+        let table = Table::new(format, space).map_err(|error| match error {
             TableError::AllocatorEmpty => Error::OutOfMemory,
             error => error.into(),
         })?;

@@ -13,6 +13,16 @@ use crate::platform::Memory;
 /// Why the page tables refuse. Table memory itself never fails.
 pub type TableError = portcullis_pagetable::Error<Infallible>;
 
+/// The format of a domain whose written pages are tracked. Arm's entries are others then: writable pages that are clean are read-only to a
+/// unit that does not track.
+pub(super) const fn tracking(format: AnyFormat) -> AnyFormat {
+    match format {
+        AnyFormat::ArmStage1(format) => AnyFormat::ArmStage1(ArmStage1 { dirty: true, ..format }),
+        AnyFormat::ArmStage2(format) => AnyFormat::ArmStage2(ArmStage2 { dirty: true, ..format }),
+        other => other,
+    }
+}
+
 /// Table memory on the driver's platform: adds to [`Memory`] what a unit needs that doesn't snoop the processor's caches.
 #[derive(Clone, Copy, Debug)]
 pub struct TableSpace<M> {

@@ -113,7 +113,6 @@ impl Capabilities {
         if let Some(mut format) = first {
             format.shape.contiguous = false;
             format.shape.break_before_make = breaks;
-            format.dirty = dirty;
             formats.push(TableFeatures {
                 shape: PagingFormat::ArmStage1 { granule, input_bits: 48, output_bits, upper: false },
                 format: AnyFormat::ArmStage1(format),
@@ -128,7 +127,6 @@ impl Capabilities {
         if let Some((mut format, start_level)) = second {
             format.shape.contiguous = false;
             format.shape.break_before_make = breaks;
-            format.dirty = dirty;
             format.xnx = idr3.xnx();
             let input_bits = format.shape.input_bits;
             formats.push(TableFeatures {

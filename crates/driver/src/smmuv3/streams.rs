@@ -99,12 +99,20 @@ impl<M: Mmio, P: Platform> Smmuv3<M, P> {
         let (at, _) = descriptors.entry(&space, Some(pasid)).map_err(ContextError::Refused)?;
         let was_valid = load_entry(&space, at)[0] & Cd::VALID != 0;
         let is_valid = words[0] & Cd::VALID != 0;
+        if was_valid && !is_valid && stream.pasids == 1 {
+            // The last one: the entry first, so that nobody sees the way there end in the middle.
+            stream.pasids = 0;
+            let entry = self.write_stream(streamid, stream, before, None);
+            stream.pasids = 0;
+            let descriptor = self.write_descriptor(streamid, stream, Some(pasid), &words);
+            return entry.and(descriptor.map(drop));
+        }
         let result = self.write_descriptor(streamid, stream, Some(pasid), &words);
         if !matches!(result, Err(ContextError::Refused(_))) {
             stream.pasids = stream.pasids + u32::from(is_valid) - u32::from(was_valid);
         }
         let former = result?;
-        // The first and the last PASID change how the entry leads to them, and to what has none.
+        // The first PASID changes how the entry leads to it, and to what has none.
         if former.is_none() && (before.pasids == 0) == (stream.pasids == 0) {
             return Ok(());
         }
