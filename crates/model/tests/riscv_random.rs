@@ -11,7 +11,7 @@ use portcullis_model::AccessError;
 use portcullis_model::riscv::config::{Interrupts, RiscvConfig};
 use portcullis_spec::riscv::Cause;
 use portcullis_spec::{Access, Iova};
-use random::{DEADLINE, Random, rounds};
+use random::{DEADLINE, Random, pieces};
 use riscv_machine::*;
 
 fn check<T>(result: Result<T, AccessError>) {
@@ -21,14 +21,19 @@ fn check<T>(result: Result<T, AccessError>) {
     }
 }
 
+/// A configuration, for each piece of the run.
+fn each_piece((seed, config): (u64, RiscvConfig)) -> impl Iterator<Item = (RiscvConfig, (u64, u64))> {
+    pieces(seed).map(move |piece| (config.clone(), piece))
+}
+
 const ACCESSES: [Access; 4] = [Access::READ, Access::WRITE, Access::EXECUTE, Access::READ_WRITE];
 
 /// Disturbs the words at `words`, and does DMA with and without process_ids, while `witness` must keep its page.
-fn disturb(bench: &Bench, words: &[u64], witness: u32, seed: u64) {
+fn disturb(bench: &Bench, words: &[u64], witness: u32, (seed, rounds): (u64, u64)) {
     let mut random = Random(seed);
     let good: Vec<u64> = words.iter().map(|at| bench.get(*at)).collect();
     bench.put(TARGET + PAGE, 0x1234_5678);
-    for round in 0..rounds() {
+    for round in 0..rounds {
         let begun = Instant::now();
         for _ in 0..=random.below(2) {
             let chosen = random.below(words.len() as u64) as usize;
@@ -86,18 +91,23 @@ fn tables(bench: &Bench, root: u64) -> [u64; 3] {
 
 #[test]
 fn random_bits_in_first_stages_and_contexts() {
-    for (seed, config) in [(1, RiscvConfig::default()), (2, RiscvConfig::full())] {
+    let configs = [(1, RiscvConfig::default()), (2, RiscvConfig::full())];
+    for (config, piece) in configs.into_iter().flat_map(each_piece) {
         let bench = Bench::on(config);
         let root = bench.first_stage(DEVICE, 3, 0x5000);
         let witness = witness(&bench);
         let mut words = directory(&bench, DEVICE);
         words.extend(tables(&bench, root));
-        disturb(&bench, &words, witness, seed);
+        disturb(&bench, &words, witness, piece);
     }
 }
 
 #[test]
 fn random_bits_in_process_directories_and_nested_tables() {
+    pieces(3).for_each(nested);
+}
+
+fn nested(piece: (u64, u64)) {
     let bench = Bench::on(RiscvConfig::full());
     let (pdt, leaf, first, second) = (bench.page(), bench.page(), bench.page(), bench.pages(4));
     // The second stage maps everything to itself, for reading alone: disturbed flags are written nowhere but here.
@@ -116,18 +126,19 @@ fn random_bits_in_process_directories_and_nested_tables() {
     words.extend(tables(&bench, first));
     words.extend((0..6).map(|word| leaf + word * 8));
     words.extend([pdt, second, bench.get(second) >> 10 << 12]);
-    disturb(&bench, &words, witness, 3);
+    disturb(&bench, &words, witness, piece);
 }
 
 #[test]
 fn random_commands() {
-    for (seed, config) in [(4, RiscvConfig::default()), (5, RiscvConfig::full())] {
+    let configs = [(4, RiscvConfig::default()), (5, RiscvConfig::full())];
+    for (config, (seed, rounds)) in configs.into_iter().flat_map(each_piece) {
         let wires = RiscvConfig { interrupts: Interrupts::Wires, ..config };
         let bench = Bench::on(wires);
         let witness = witness(&bench);
         bench.put(TARGET + PAGE, 0x1234_5678);
         let mut random = Random(seed);
-        for round in 0..rounds() {
+        for round in 0..rounds {
             let begun = Instant::now();
             for entry in 0..256 {
                 if round % 16 != 0 && random.below(16) != 0 {
@@ -159,11 +170,12 @@ fn random_commands() {
 
 #[test]
 fn random_registers() {
-    for (seed, config) in [(6, RiscvConfig::default()), (7, RiscvConfig::full()), (8, RiscvConfig::least())] {
+    let configs = [(6, RiscvConfig::default()), (7, RiscvConfig::full()), (8, RiscvConfig::least())];
+    for (config, (seed, rounds)) in configs.into_iter().flat_map(each_piece) {
         let mut random = Random(seed);
         let bench = Bench::new(config);
         bench.sink.dead.lock().unwrap().insert(0);
-        for _ in 0..rounds() {
+        for _ in 0..rounds {
             let begun = Instant::now();
             let offset = match random.below(8) {
                 0 => random.below(0x1000 + 64),

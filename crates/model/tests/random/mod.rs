@@ -35,5 +35,13 @@ pub(crate) fn rounds() -> u64 {
     std::env::var("PORTCULLIS_RANDOM_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(5_000)
 }
 
+/// The rounds in pieces, each for a unit of its own: with a seed, how many rounds a piece has. A unit remembers the tables that it has seen
+/// up to a limit, so that a long run on one alone would be a run of invalidations.
+pub(crate) fn pieces(seed: u64) -> impl Iterator<Item = (u64, u64)> {
+    const PIECE: u64 = 5_000;
+    let all = rounds();
+    (0..all.div_ceil(PIECE)).map(move |piece| (seed + 1000 * piece, PIECE.min(all - piece * PIECE)))
+}
+
 /// What one round may take, on however loaded a machine.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
