@@ -358,7 +358,7 @@ impl<A: Architecture> Engine<A> {
     }
 
     /// Decides a transaction of `bytes` bytes, whose sender's binding is given.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn pass(
         &self,
         binding: &Binding<A::Note>,
@@ -446,7 +446,7 @@ impl<A: Architecture> Engine<A> {
         })
     }
 
-    #[inline]
+    #[inline(always)]
     fn page(
         &self,
         cached: &Cached<A::Note>,

@@ -51,7 +51,7 @@ impl Leaf {
     }
 
     /// Translates `input`, whose leaf entry lies where `found` says.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn translate(
         &self,
         input: u64,

@@ -37,7 +37,7 @@ impl<'a, A: Architecture> Guard<'a, A> {
     ///
     /// # Errors
     /// The fault. It is recorded, as the architecture does, when the guard ends.
-    #[inline]
+    #[inline(always)]
     pub fn translate(&self, address: Iova, length: u64, access: Access) -> Result<Translation, Fault> {
         let transaction = self.port.transaction(address, length, access);
         self.pass(&transaction).map(|passed| passed.translation())
@@ -62,7 +62,7 @@ impl<'a, A: Architecture> Guard<'a, A> {
         report.fault
     }
 
-    #[inline]
+    #[inline(always)]
     fn pass(&self, transaction: &Transaction) -> Result<Passed, Fault> {
         let engine = self.port.engine();
         engine

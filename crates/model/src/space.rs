@@ -99,7 +99,7 @@ impl Space {
     }
 
     /// What is known of `input`'s translation without a walk. Refusals are kept where `caching` says that the unit may.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn find(
         &self,
         input: u64,
@@ -116,7 +116,7 @@ impl Space {
         self.hit(input, request, inside).map(Ok)
     }
 
-    #[inline]
+    #[inline(always)]
     fn hit(&self, input: u64, request: Request, inside: &Inside<'_>) -> Option<PageTranslation> {
         let page = self.hit_here(input, request, inside)?;
         match &self.second {
@@ -129,7 +129,7 @@ impl Space {
     }
 
     /// The answer of this space's own stage.
-    #[inline]
+    #[inline(always)]
     fn hit_here(&self, input: u64, request: Request, inside: &Inside<'_>) -> Option<PageTranslation> {
         self.leaf.translate(input, request, |region| self.leaves.find(region, &inside.presence))
     }
