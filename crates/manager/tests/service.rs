@@ -50,6 +50,15 @@ impl Service {
 
     /// Clients have a name, devices, and the last address that they may use.
     fn over(backend: Box<dyn Backend>, clients: &[(&str, &[&str], Option<u64>)]) -> Self {
+        Self::with(backend, clients, Inherited::default())
+    }
+
+    /// With what was opened for it before.
+    fn with(
+        backend: Box<dyn Backend>,
+        clients: &[(&str, &[&str], Option<u64>)],
+        inherited: Inherited,
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("socket");
         let core = Core::start::<Refusal>(backend, Accepted::default(), Ok).unwrap();
@@ -75,7 +84,7 @@ impl Service {
         };
         let (ready, is_ready) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
-            serve(core, settings, Inherited::default(), |_| {
+            serve(core, settings, inherited, |_| {
                 let _ = ready.send(());
                 Ok(())
             })
@@ -256,6 +265,34 @@ fn a_device_that_was_quiesced_reaches_nothing_and_stays_its_clients() {
     a.client.attach(a.space, "nic0", None).unwrap();
     assert_eq!(a.dma(Operation::Write, 0x10_0000, 4).0, Outcome::Done);
     assert_eq!(a.memory.read::<u64>(0).unwrap(), 4);
+}
+
+#[test]
+fn metrics_are_told_to_who_asks_over_http() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut inherited = Inherited::default();
+    inherited.metrics = Some(listener);
+    let backend = EmbeddedBackend::new(EmbeddedOptions::default(), &DEVICES).unwrap();
+    let service = Service::with(Box::new(backend), &[("a", &["nic0"], None)], inherited);
+    let a = Holder::new(&service, "a", "nic0", vec![at(0x10_0000, 0, 1, Access::READ_WRITE)]);
+    assert_eq!(a.dma(Operation::Read, 0x90_0000, 0).0, Outcome::Refused);
+    let page = || {
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut stream, &mut text).unwrap();
+        text
+    };
+    // OpenMetrics 1.0: the last line is `# EOF`; labels are bounded, so no address is one.
+    eventually("the refusal is counted for its device", || {
+        page().lines().any(|line| line.contains("\"nic0\"") && line.ends_with(" 1"))
+    });
+    let text = page();
+    assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+    assert!(text.contains("application/openmetrics-text"), "{text}");
+    assert!(text.trim_end().ends_with("# EOF") && !text.contains("0x900000"), "{text}");
 }
 
 #[test]
