@@ -47,7 +47,7 @@ pub struct Copy {
 /// Bytes that one engine reads before it writes them.
 pub const COPY_PIECE: u32 = 4096;
 
-/// A read of 4 bytes, then a write of 8 zeros, anywhere in 64 bits.
+/// A read of 4 bytes, then two writes of 4 zeros one behind the other, anywhere in 64 bits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Touch {
     /// First byte read, a multiple of 4.

@@ -138,11 +138,13 @@ impl<U: Unit> ModelMachine<U> {
         &self.unit
     }
 
-    /// Let anybody read 4 bytes and write 8, as [`Machine::touch`] does.
+    /// Let anybody read 4 bytes and write 8, as two writes of 4, as [`Machine::touch`] does.
     pub fn touch_as(&self, sender: Sender, touch: Touch) -> u8 {
         let mut verb = [0; 4];
         self.read(sender, touch.read, &mut verb);
-        self.write(sender, touch.write, &[0; hda::WRITE_BYTES]);
+        for half in (0..hda::WRITE_BYTES as u64).step_by(hda::WRITE_PIECE) {
+            self.write(sender, touch.write.wrapping_add(half), &[0; hda::WRITE_PIECE]);
+        }
         if verb == Hda::verb(verb[0]) { verb[0] } else { 0 }
     }
 

@@ -3,7 +3,7 @@
 use super::program::{Engine, Space, Step};
 use crate::machine::COPY_PIECE;
 use crate::machine::ram::{DATA_BYTES, SCRIPT_BYTES};
-use crate::qtest::hda::Hda;
+use crate::qtest::hda::{Hda, WRITE_BYTES, WRITE_PIECE};
 use portcullis_spec::Access;
 use std::collections::BTreeMap;
 
@@ -304,7 +304,9 @@ impl Shadow {
                 let mut token = [0; 4];
                 self.read(engine, read, &mut token, &mut expectation.refusals);
                 expectation.result = token[0];
-                self.write(engine, write, &[0; 8], &mut expectation.refusals);
+                for half in (0..WRITE_BYTES as u64).step_by(WRITE_PIECE) {
+                    self.write(engine, write + half, &[0; WRITE_PIECE], &mut expectation.refusals);
+                }
             }
         }
         expectation

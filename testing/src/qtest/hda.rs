@@ -17,6 +17,9 @@ pub const WRITE_REMAINDER: u64 = 8;
 /// Bytes that the response ring receives.
 pub const WRITE_BYTES: usize = 8;
 
+/// Bytes of each of the two writes by which it does.
+pub const WRITE_PIECE: usize = 4;
+
 const CORBLBASE: u64 = 0x40;
 const CORBUBASE: u64 = 0x44;
 const CORBWP: u64 = 0x48;

@@ -139,7 +139,7 @@ impl Subject for Smmuv3 {
 
     /// AF of both byte orders (3.13).
     const ACCESSED: u64 = 1 << 10 | (1u64 << 10).swap_bytes();
-    const RECORDS: usize = 2;
+    const RECORDS: usize = 3;
 
     fn rooted(unit: &Self::Unit, shape: &Shape, layout: Layout) -> Self::Unit {
         let (strtab_base, strtab_base_cfg) = shape.registers(layout);

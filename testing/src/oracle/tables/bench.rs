@@ -4,9 +4,10 @@ use super::{Case, Decision, Layout, Request, Shape, Subject, WINDOW, Word, value
 use crate::machine::model::{ModelMachine, Unit};
 use crate::machine::ram::{RAM_BYTES, Ram};
 use crate::machine::{Machine, Touch};
-use crate::qtest::hda::Hda;
+use crate::qtest::hda::{Hda, WRITE_PIECE};
 use portcullis_driver::platform::Memory as _;
 use portcullis_spec::PhysAddr;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 /// What a case did, or should do.
@@ -60,6 +61,8 @@ pub struct Bench<S: Subject, M> {
     pub unit: S::Unit,
     /// Where tables and data lie in it.
     pub layout: Layout,
+    /// Addresses at which the machine has something that is neither memory nor nothing.
+    pub elsewhere: Vec<std::ops::Range<u64>>,
     pattern: Vec<u8>,
     ask: Ask<S, M>,
 }
@@ -77,7 +80,7 @@ impl<S: Subject, M: Machine> Bench<S, M> {
         let tokens = (layout.data..layout.data + WINDOW).step_by(4);
         let pattern: Vec<u8> = tokens.flat_map(|at| Hda::verb(token_at(at))).collect();
         machine.ram().write(PhysAddr(layout.data), &pattern);
-        Self { machine, unit, layout, pattern, ask }
+        Self { machine, unit, layout, elsewhere: Vec::new(), pattern, ask }
     }
 
     /// What the specification says of a case and what the machine does; `None` where the case can't be judged.
@@ -106,15 +109,21 @@ impl<S: Subject, M: Machine> Bench<S, M> {
         let data = self.layout.data..self.layout.data + WINDOW;
         let mut tables = BTreeMap::new();
         let mut refused = false;
+        let unknown = Cell::new(false);
         let mut outcome =
             Outcome { token: 0, faults: Vec::new(), data: BTreeMap::new(), tables: BTreeMap::new() };
-        for is_write in [false, true] {
-            let address = if is_write { case.write } else { case.read };
+        let piece = WRITE_PIECE as u64;
+        let requests = [(false, case.read), (true, case.write), (true, case.write.wrapping_add(piece))];
+        for (is_write, address) in requests {
             let memory = |at: u64| {
+                unknown.set(unknown.get() || self.elsewhere.iter().any(|range| range.contains(&at)));
                 contains(ram, at)
                     .then(|| tables.get(&at).copied().unwrap_or_else(|| ram.load64(PhysAddr(at))))
             };
             let (decision, updates) = S::decide(unit, &memory, &case.shape, Request { address, is_write })?;
+            if unknown.get() {
+                return None;
+            }
             for (at, value) in updates {
                 // A table that lies where the data is.
                 if data.contains(&at) {
@@ -126,7 +135,7 @@ impl<S: Subject, M: Machine> Bench<S, M> {
                 Decision::Pass(to) => {
                     let offset = to.checked_sub(self.layout.data).filter(|offset| *offset < WINDOW)?;
                     if is_write {
-                        outcome.data.extend((offset..offset + 8).map(|offset| (offset, 0)));
+                        outcome.data.extend((offset..offset + piece).map(|offset| (offset, 0)));
                     } else {
                         outcome.token = token_at(to);
                     }

@@ -117,7 +117,7 @@ pub trait Subject: Copy + fmt::Debug + Sized + 'static {
     fn sender(shape: &Self::Shape) -> Sender;
 }
 
-/// One of a case's two requests.
+/// One of a case's three requests.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Request {
     /// First byte.
@@ -126,7 +126,7 @@ pub struct Request {
     pub is_write: bool,
 }
 
-/// A set of tables and a request that reads 4 bytes and then writes 8.
+/// A set of tables and requests: a read of 4 bytes, then two writes of 4.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Case<S> {
     /// The tables before anything is changed.
