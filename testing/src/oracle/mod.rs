@@ -7,6 +7,7 @@ pub mod lockstep;
 pub mod program;
 pub mod programs;
 pub mod report;
+pub mod riscv;
 pub mod shadow;
 pub mod shrink;
 pub mod smmuv3;

@@ -220,7 +220,13 @@ pub const DEPARTURES: &[Departure<Smmuv3>] = &[
                 entry.is_table()
                     && (entry.value & 0x0000_ffff_ffff_f000) >> evidence.output(entry.stage2) != 0
             };
-            (evidence.expects(0x11, false) || evidence.expects(0x11, true)) && evidence.any_entry(beyond)
+            // A table may be read as one where it is none.
+            let fetched = |fault: &Recorded| {
+                let output = evidence.output(fault.transaction.is_some_and(|it| it.stage2));
+                fault.number == 0x0b && fault.fetched.is_some_and(|address| address >> output != 0)
+            };
+            (evidence.expects(0x11, false) || evidence.expects(0x11, true))
+                && (evidence.any_entry(beyond) || evidence.observed.faults.iter().any(fetched))
         },
         example: |layout| {
             let case = changed(Config::Stage1, layout, &[("stage 1, level 2", 1 << 36)]);

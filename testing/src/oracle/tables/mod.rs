@@ -71,6 +71,11 @@ pub trait Shape: Copy + PartialEq + fmt::Debug + fmt::Display {
 
     /// The address that leads to the first byte of the layout's data.
     fn start(&self, layout: Layout) -> u64;
+
+    /// Whether all requests go to one page: what one finds may stand for its neighbours too.
+    fn is_of_one_page(&self) -> bool {
+        false
+    }
 }
 
 /// What becomes of a request.
@@ -174,7 +179,9 @@ impl<S: Shape> Case<S> {
             };
             (start + offset % WINDOW) ^ stray
         };
-        Self { shape, changes, read: address(4, 0), write: address(128, 8) }
+        let (read, write) = (address(4, 0), address(128, 8));
+        let write = if shape.is_of_one_page() { read & !0xfff | write & 0xfff } else { write };
+        Self { shape, changes, read, write }
     }
 
     /// A case in which the bits given of the words named are inverted; it reads at the mapping's start and writes in its

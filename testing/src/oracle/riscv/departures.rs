@@ -1,0 +1,224 @@
+//! Where QEMU 10.0.2's `riscv-iommu-pci` departs from the specification.
+
+use super::judge::{Recorded, Riscv};
+use super::tables::Shape;
+use crate::oracle::tables::bench::Outcome;
+use crate::oracle::tables::departures::{Departure, Evidence, never, nothing, with_faults};
+use crate::oracle::tables::{Case, Change, Layout, Shape as _, Word};
+
+trait Known {
+    /// Whether the specification asks for a record with this cause.
+    fn expects(&self, cause: u16) -> bool;
+    /// QEMU's outcome where its records pair with the specification's, each changed with its pair.
+    fn with_pairs(&self, change: fn(Recorded, &Recorded) -> Recorded) -> Option<Outcome<Recorded>>;
+    /// Whether some entry of the page tables is such.
+    fn any_entry(&self, matches: fn(u64) -> bool) -> bool;
+}
+
+impl Known for Evidence<'_, Riscv> {
+    fn expects(&self, cause: u16) -> bool {
+        self.expected.faults.iter().any(|fault| fault.cause == cause)
+    }
+    fn with_pairs(&self, change: fn(Recorded, &Recorded) -> Recorded) -> Option<Outcome<Recorded>> {
+        let (ours, theirs) = (&self.expected.faults, &self.observed.faults);
+        let faults: Vec<_> = theirs.iter().zip(ours).map(|(theirs, ours)| change(*theirs, ours)).collect();
+        (faults.len() == theirs.len() && faults != *theirs)
+            .then(|| Outcome { faults, ..self.observed.clone() })
+    }
+    fn any_entry(&self, matches: fn(u64) -> bool) -> bool {
+        let is_entry = |word: &&Word| word.name.contains("stage, level");
+        self.words.iter().filter(is_entry).any(|word| matches(word.value))
+    }
+}
+
+/// A mapping of 4 KiB pages at 1 GiB, of the device that touches.
+const fn shape(first: u8, second: u8) -> Shape {
+    Shape {
+        directory: 2,
+        device: 0xa8,
+        process: None,
+        processes: 0,
+        first,
+        second,
+        leaf: 0,
+        napot: false,
+        flags: false,
+        big_endian: false,
+        first_big_endian: false,
+        privileged: false,
+        address: 0x4000_0000,
+    }
+}
+
+fn changed(stages: (u8, u8), layout: Layout, changes: &[(&str, u64)]) -> Case<Shape> {
+    Case::changed(shape(stages.0, stages.1), layout, changes)
+}
+
+/// Every departure. Those that only translate come first.
+pub const DEPARTURES: &[Departure<Riscv>] = &[
+    Departure {
+        what: "records a process_id 0 where the request carries none",
+        section: "3.2 (PV)",
+        translate: |evidence| {
+            let none = evidence.case.shape.process.is_none();
+            with_faults(evidence, |fault| Recorded {
+                process: fault.process.filter(|process| !none || *process != 0),
+                ..fault
+            })
+        },
+        explains: never,
+        example: |layout| changed((3, 0), layout, &[("first stage, level 1", 1)]),
+    },
+    Departure {
+        what: "records neither address nor transaction type where the directories refuse",
+        section: "3.2 (iotval, TTYP)",
+        translate: |evidence| {
+            evidence.with_pairs(|theirs, ours| {
+                let nowhere = theirs.address == 0 && theirs.transaction == 2;
+                if theirs.cause >= 256 && (nowhere || theirs.address == ours.address) {
+                    Recorded { address: ours.address, transaction: ours.transaction, ..theirs }
+                } else {
+                    theirs
+                }
+            })
+        },
+        explains: never,
+        example: |layout| changed((3, 0), layout, &[("device context, tc", 1)]),
+    },
+    Departure {
+        what: "records reads that page tables refuse as writes",
+        section: "3.2 (TTYP)",
+        translate: |evidence| {
+            with_faults(evidence, |fault| {
+                let is_read = matches!(fault.cause, 5 | 13 | 21);
+                Recorded { transaction: if is_read { 2 } else { fault.transaction }, ..fault }
+            })
+        },
+        explains: never,
+        example: |layout| changed((3, 0), layout, &[("first stage, level 1", 1)]),
+    },
+    Departure {
+        what: "records no guest address where a second stage alone refuses",
+        section: "3.2 (iotval2)",
+        translate: |evidence| {
+            evidence.with_pairs(|theirs, ours| {
+                let guest = matches!(theirs.cause, 20 | 21 | 23) && theirs.second == 0;
+                Recorded { second: if guest { ours.second } else { theirs.second }, ..theirs }
+            })
+        },
+        explains: never,
+        example: |layout| changed((0, 3), layout, &[("second stage, level 1", 1)]),
+    },
+    Departure {
+        what: "records the access faults of reads as writes', and a guest address with them",
+        section: "3.2 (CAUSE 5, iotval2)",
+        translate: |evidence| {
+            evidence.with_pairs(|theirs, ours| match (theirs.cause, ours.cause) {
+                (7, 5) => Recorded { cause: 5, transaction: 2, second: 0, ..theirs },
+                (7, 7) => Recorded { second: 0, ..theirs },
+                _ => theirs,
+            })
+        },
+        explains: never,
+        example: |layout| changed((3, 3), layout, &[("second stage, level 1", 1 << 40)]),
+    },
+    Departure {
+        what: "does not look at the reserved bits of tc, ta and fsc, nor at the alignment of iohgatp",
+        section: "2.1.3, 2.1.4, 2.2",
+        translate: nothing,
+        explains: |evidence| {
+            let reserved = evidence.word("device context, tc") & 0xffff_ffff_00ff_f000
+                | evidence.word("device context, ta") & 0xffff_ffff_0000_0fff
+                | evidence.word("device context, fsc") & 0x0fff_f000_0000_0000;
+            let second = evidence.word("device context, iohgatp");
+            let misaligned = second >> 60 != 0 && second & 3 != 0;
+            let process = evidence.word("process context, ta") & 0xffff_ffff_0000_0ff8
+                | evidence.word("process context, fsc") & 0x0fff_f000_0000_0000;
+            (evidence.expects(259) && (reserved != 0 || misaligned))
+                || (evidence.expects(267) && process != 0)
+        },
+        example: |layout| changed((3, 0), layout, &[("device context, ta", 1)]),
+    },
+    Departure {
+        what: "does not look at D, A and U of entries that lead to tables",
+        section: "Privileged Specification, Sv39 (reserved for future standard use)",
+        translate: nothing,
+        explains: |evidence| evidence.any_entry(|entry| entry & 0xf == 1 && entry & 0xd0 != 0),
+        example: |layout| changed((3, 0), layout, &[("first stage, level 1", 1 << 7)]),
+    },
+    Departure {
+        what: "takes bits 63:54 of page-table entries, reserved or N and PBMT, for bits of the address",
+        section: "5.3 (Svnapot); Privileged Specification, Sv39, Svnapot, Svpbmt",
+        translate: nothing,
+        explains: |evidence| evidence.any_entry(|entry| entry >> 54 != 0),
+        example: |layout| changed((3, 0), layout, &[("first stage, level 1", 1 << 57)]),
+    },
+    Departure {
+        what: "records no fault for a write through a cached translation that lacks the right",
+        section: "2.3, 3.2",
+        translate: nothing,
+        explains: |evidence| {
+            let writes = evidence.expected.faults.iter().all(|fault| matches!(fault.cause, 15 | 23));
+            let silent = writes && evidence.observed.faults.is_empty();
+            silent && evidence.expected.token != 0 && evidence.same_but_for_faults()
+        },
+        example: |layout| {
+            changed((3, 0), layout, &[("first stage, level 0", 1 << 2)]).with_write_to_the_page_read()
+        },
+    },
+    Departure {
+        what: "does not look at U",
+        section: "2.3; Privileged Specification, Sv39 (U)",
+        translate: nothing,
+        explains: |evidence| {
+            let refused = [12, 13, 15, 20, 21, 23].iter().any(|cause| evidence.expects(*cause));
+            refused && evidence.any_entry(|entry| entry & 1 == 1 && entry & 0xe != 0 && entry & 0x10 == 0)
+        },
+        example: |layout| changed((3, 0), layout, &[("first stage, level 0", 1 << 4)]),
+    },
+    Departure {
+        what: "reports a mode of fsc that it does not know as an entry that is not valid",
+        section: "2.1.4, 2.2.4",
+        translate: nothing,
+        explains: |evidence| {
+            let not_valid = |fault: &Recorded| matches!(fault.cause, 258 | 266);
+            let wrong = evidence.expects(259) || evidence.expects(267);
+            wrong && evidence.observed.faults.iter().any(not_valid)
+        },
+        example: |layout| changed((3, 0), layout, &[("device context, fsc", 6 << 60)]),
+    },
+    Departure {
+        what: "reads process directories at guest addresses as if these were physical",
+        section: "2.3.2",
+        translate: nothing,
+        explains: |evidence| {
+            let process = evidence.word("device context, tc") >> 5 & 1 == 1;
+            process && evidence.word("device context, iohgatp") >> 60 != 0
+        },
+        example: |layout| {
+            let shape = Shape { processes: 1, ..shape(0, 3) };
+            Case::changed(shape, layout, &[("device context, iohgatp", 1 << 40)])
+        },
+    },
+    Departure {
+        what: "asks the second stage for the right to write where a write walks first-stage tables",
+        section: "2.3; Privileged Specification, two-stage address translation",
+        translate: nothing,
+        explains: |evidence| {
+            let nested = evidence.case.shape.first > 0 && evidence.case.shape.second > 0;
+            let observed = evidence.observed.faults.iter().any(|fault| fault.cause == 23);
+            nested && observed && evidence.any_entry(|entry| entry & 7 == 3)
+        },
+        example: |layout| {
+            let shape = shape(3, 3);
+            let words = shape.words(layout);
+            let entry =
+                words.iter().find(|word| word.name == "first stage, level 0").map_or(0, |word| word.at);
+            let page = |word: &Word| {
+                word.name == "second stage, level 0" && word.value >> 10 << 12 == entry & !0xfff
+            };
+            let word = words.iter().position(page).unwrap_or(usize::MAX);
+            Case { changes: vec![Change { word, flip: 1 << 2 }], ..Case::changed(shape, layout, &[]) }
+        },
+    },
+];

@@ -1,0 +1,210 @@
+//! RISC-V IOMMUs as the reference judges them: registers, queues, fault records.
+
+use super::tables::Shape;
+use crate::machine::Machine;
+use crate::machine::model::Sender;
+use crate::oracle::tables::{Decision, Layout, Request, Subject};
+use crate::reference::{Update, Words, riscv as reference};
+use portcullis_driver::platform::Memory as _;
+use portcullis_spec::{Pasid, PhysAddr, Requester};
+use std::fmt;
+
+/// A fault record (3.2), as far as it is defined.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Recorded {
+    /// CAUSE.
+    pub cause: u16,
+    /// DID.
+    pub device: u32,
+    /// PID, where PV is set.
+    pub process: Option<u32>,
+    /// PRIV, where PV is set.
+    pub privileged: bool,
+    /// TTYP: 1 read to execute, 2 read, 3 write.
+    pub transaction: u8,
+    /// iotval.
+    pub address: u64,
+    /// iotval2.
+    pub second: u64,
+}
+
+impl fmt::Debug for Recorded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { cause, device, privileged, transaction, address, second, .. } = self;
+        write!(f, "cause {cause}, TTYP {transaction} by {device:#x}")?;
+        if let Some(process) = self.process {
+            write!(f, ".{process:#x}{}", if *privileged { " privileged" } else { "" })?;
+        }
+        write!(f, " at {address:#x}, iotval2 {second:#x}")
+    }
+}
+
+impl Recorded {
+    /// From the words of a record.
+    #[must_use]
+    pub const fn decode([head, _, iotval, iotval2]: [u64; 4]) -> Self {
+        let with_process = head >> 32 & 1 == 1;
+        Self {
+            cause: (head & 0xfff) as u16,
+            device: (head >> 40) as u32,
+            process: if with_process { Some((head >> 12 & 0xf_ffff) as u32) } else { None },
+            privileged: with_process && head >> 33 & 1 == 1,
+            transaction: (head >> 34 & 0x3f) as u8,
+            address: iotval,
+            second: iotval2,
+        }
+    }
+}
+
+/// RISC-V IOMMUs before tables.
+#[derive(Clone, Copy, Debug)]
+pub struct Riscv;
+
+const CAPABILITIES: u64 = 0x0;
+const FCTL: u64 = 0x8;
+const DDTP: u64 = 0x10;
+const CQB: u64 = 0x18;
+const CQH: u64 = 0x20;
+const CQT: u64 = 0x24;
+const FQB: u64 = 0x28;
+const FQH: u64 = 0x30;
+const FQT: u64 = 0x34;
+const CQCSR: u64 = 0x48;
+const FQCSR: u64 = 0x4c;
+
+/// log2 of the entries of both queues.
+const QUEUE_BITS: u32 = 6;
+/// Where the command queue lies, from the start of memory.
+const COMMANDS: u64 = 30 << 20;
+/// Where the fault queue lies, from the start of memory.
+const FAULTS: u64 = COMMANDS + 0x1_0000;
+
+/// Submit commands and wait for nothing: units do them when they are submitted. Whether all were consumed.
+pub fn submit<M: Machine>(machine: &M, commands: &[[u64; 2]]) -> bool {
+    let base = machine.ram().base().0 + COMMANDS;
+    let mut index = machine.read32(CQT);
+    for [low, high] in commands {
+        let at = base + u64::from(index) * 16;
+        machine.ram().store64(PhysAddr(at), ordered(machine, *low));
+        machine.ram().store64(PhysAddr(at + 8), ordered(machine, *high));
+        index = (index + 1) & ((1 << QUEUE_BITS) - 1);
+    }
+    machine.write32(CQT, index);
+    machine.read32(CQH) == index
+}
+
+/// A word of a queue, in the byte order that `fctl.BE` says.
+fn ordered<M: Machine>(machine: &M, word: u64) -> u64 {
+    if machine.read32(FCTL) & 1 == 1 { word.swap_bytes() } else { word }
+}
+
+impl Subject for Riscv {
+    type Shape = Shape;
+    type Unit = reference::Unit;
+    type Recorded = Recorded;
+
+    /// A of both byte orders; and D: whether a first stage's is set before the second refuses its result is open (the
+    /// reference model does so; the Privileged Specification wants D exact).
+    const ACCESSED: u64 = 0xc0 | 0xc0u64.swap_bytes();
+    const RECORDS: usize = 3;
+
+    fn rooted(unit: &Self::Unit, shape: &Shape, layout: Layout) -> Self::Unit {
+        reference::Unit { ddtp: shape.ddtp(layout), ..*unit }
+    }
+
+    fn decide(
+        unit: &Self::Unit,
+        memory: &impl Words,
+        shape: &Shape,
+        request: Request,
+    ) -> Option<(Decision<Recorded>, Vec<Update>)> {
+        let Request { address, is_write } = request;
+        let asked = reference::Request {
+            device_id: shape.device,
+            process_id: shape.process,
+            privileged: shape.privileged,
+            address,
+            access: if is_write { reference::Access::Write } else { reference::Access::Read },
+        };
+        let (decision, updates) = reference::decide(unit, memory, &asked);
+        let decision = match decision {
+            reference::Decision::Pass(to) => Decision::Pass(to),
+            // Without MSI page tables there are no interrupt files.
+            reference::Decision::Mrif(_) => return None,
+            reference::Decision::Refuse { cause, iotval2, recorded } => {
+                Decision::Refuse(recorded.then_some(Recorded {
+                    cause,
+                    device: shape.device,
+                    process: shape.process,
+                    privileged: shape.privileged,
+                    transaction: if is_write { 3 } else { 2 },
+                    address,
+                    second: iotval2,
+                }))
+            }
+        };
+        Some((decision, updates))
+    }
+
+    fn install<M: Machine>(machine: &M, unit: &Self::Unit) {
+        // Between depths the unit must be off (2.1, 5.5).
+        machine.write64(DDTP, 0);
+        machine.write64(DDTP, unit.ddtp);
+        // IODIR.INVAL_DDT, IOTINVAL.VMA, IOTINVAL.GVMA, IOFENCE.C (4.1 to 4.3).
+        submit(machine, &[[3, 0], [1, 0], [1 | 1 << 7, 0], [2, 0]]);
+    }
+
+    fn take_faults<M: Machine>(machine: &M, _: &Self::Unit) -> Vec<Recorded> {
+        let base = machine.ram().base().0 + FAULTS;
+        let end = machine.read32(FQT);
+        let mut index = machine.read32(FQH);
+        let mut records = Vec::new();
+        while index != end {
+            let words = [0, 8, 16, 24].map(|offset| {
+                let word = machine.ram().load64(PhysAddr(base + u64::from(index) * 32 + offset));
+                ordered(machine, word)
+            });
+            records.push(Recorded::decode(words));
+            index = (index + 1) & ((1 << QUEUE_BITS) - 1);
+        }
+        if !records.is_empty() {
+            machine.write32(FQH, end);
+        }
+        records
+    }
+
+    fn sender(shape: &Shape) -> Sender {
+        Sender {
+            requester: Requester::Device(shape.device),
+            pasid: shape.process.and_then(Pasid::new),
+            privileged: shape.privileged,
+        }
+    }
+}
+
+/// Give a machine's unit its queues, in big-endian order if `big_endian` and possible. What its registers say.
+pub fn enable<M: Machine>(machine: &M, big_endian: bool) -> reference::Unit {
+    const BE: u32 = 1;
+    const ENABLE: u32 = 1;
+    let base = machine.ram().base().0;
+    let page = |offset: u64| (base + offset) >> 12 << 10 | u64::from(QUEUE_BITS - 1);
+    machine.write64(DDTP, 0);
+    machine.write32(CQCSR, 0);
+    machine.write32(FQCSR, 0);
+    let before = machine.read32(FCTL);
+    machine.write32(FCTL, before ^ BE);
+    let be_writable = machine.read32(FCTL) != before;
+    machine.write32(FCTL, before & !BE | u32::from(big_endian));
+    machine.write64(CQB, page(COMMANDS));
+    machine.write32(CQT, 0);
+    machine.write32(CQCSR, ENABLE);
+    machine.write64(FQB, page(FAULTS));
+    machine.write32(FQH, 0);
+    machine.write32(FQCSR, ENABLE);
+    reference::Unit {
+        capabilities: machine.read64(CAPABILITIES),
+        fctl: machine.read32(FCTL),
+        be_writable,
+        ddtp: 0,
+    }
+}

@@ -1,0 +1,9 @@
+//! The oracle for the RISC-V IOMMU.
+
+pub mod departures;
+pub mod judge;
+pub mod model_tables;
+pub mod qemu_tables;
+pub mod run;
+pub mod shapes;
+pub mod tables;
