@@ -110,10 +110,11 @@ pub const DEPARTURES: &[Departure<Riscv>] = &[
         example: |layout| changed((0, 3), layout, &[("second stage, level 1", 1)]),
     },
     Departure {
-        what: "records the access faults of reads as writes', and a guest address with them",
+        what: "records the access and guest-page faults of reads under both stages as writes', and a guest address with access faults",
         section: "3.2 (CAUSE 5, iotval2)",
         translate: |evidence| {
             evidence.with_pairs(|theirs, ours| match (theirs.cause, ours.cause) {
+                (23, 21) => Recorded { cause: 21, transaction: 2, ..theirs },
                 (7, 5) => Recorded { cause: 5, transaction: 2, second: 0, ..theirs },
                 (7, 7) => Recorded { second: 0, ..theirs },
                 _ => theirs,
@@ -219,6 +220,39 @@ pub const DEPARTURES: &[Departure<Riscv>] = &[
             };
             let word = words.iter().position(page).unwrap_or(usize::MAX);
             Case { changes: vec![Change { word, flip: 1 << 2 }], ..Case::changed(shape, layout, &[]) }
+        },
+    },
+    Departure {
+        what: "does not look at A where a write finds D",
+        section: "2.3; Privileged Specification, Sv39 (A)",
+        translate: nothing,
+        explains: |evidence| {
+            let refused = evidence.expects(15) || evidence.expects(23);
+            refused && evidence.any_entry(|entry| entry & 1 == 1 && entry & 0xe != 0 && entry & 0xc0 == 0x80)
+        },
+        example: |layout| changed((3, 0), layout, &[("first stage, level 0", 1 << 6)]),
+    },
+    Departure {
+        what: "accepts SADE and GADE, although it does not say that it updates flags",
+        section: "2.1.4 (AMO_HWAD)",
+        translate: nothing,
+        explains: |evidence| evidence.expects(259) && evidence.word("device context, tc") & 0x180 != 0,
+        example: |layout| changed((3, 0), layout, &[("device context, tc", 1 << 8)]),
+    },
+    Departure {
+        what: "lets the second stage translate the first table's address before it looks at the sign-extension of the request's",
+        section: "2.3; Privileged Specification, Sv39",
+        translate: nothing,
+        explains: |evidence| {
+            let Shape { first, second, .. } = evidence.case.shape;
+            let top = 11 + 9 * u32::from(first);
+            let Case { read, write, .. } = *evidence.case;
+            let wide = [read, write].iter().any(|address| !matches!((*address as i64) >> top, 0 | -1));
+            first > 0 && second > 0 && wide
+        },
+        example: |layout| {
+            let case = changed((3, 3), layout, &[("second stage, level 1", 1)]);
+            Case { read: case.read | 1 << 60, ..case }
         },
     },
 ];

@@ -191,20 +191,17 @@ pub fn enable<M: Machine>(machine: &M, big_endian: bool) -> reference::Unit {
     machine.write64(DDTP, 0);
     machine.write32(CQCSR, 0);
     machine.write32(FQCSR, 0);
-    let before = machine.read32(FCTL);
-    machine.write32(FCTL, before ^ BE);
-    let be_writable = machine.read32(FCTL) != before;
-    machine.write32(FCTL, before & !BE | u32::from(big_endian));
+    let capabilities = machine.read64(CAPABILITIES);
+    // 5.4: fixed without END.
+    let be_writable = capabilities >> 27 & 1 == 1;
+    if be_writable {
+        machine.write32(FCTL, machine.read32(FCTL) & !BE | u32::from(big_endian));
+    }
     machine.write64(CQB, page(COMMANDS));
     machine.write32(CQT, 0);
     machine.write32(CQCSR, ENABLE);
     machine.write64(FQB, page(FAULTS));
     machine.write32(FQH, 0);
     machine.write32(FQCSR, ENABLE);
-    reference::Unit {
-        capabilities: machine.read64(CAPABILITIES),
-        fctl: machine.read32(FCTL),
-        be_writable,
-        ddtp: 0,
-    }
+    reference::Unit { capabilities, fctl: machine.read32(FCTL), be_writable, ddtp: 0 }
 }
