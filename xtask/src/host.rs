@@ -33,6 +33,12 @@ pub(crate) const FIRMWARE: &[Tool] = &[Tool { program: "iasl", package: "acpica-
 /// What judges x86's units.
 pub(crate) const QEMU_X86: &[Tool] = &[qemu("qemu-system-x86_64", "qemu-system-x86")];
 
+/// What judges Arm's units.
+pub(crate) const QEMU_ARM: &[Tool] = &[qemu("qemu-system-aarch64", "qemu-system-arm")];
+
+/// What judges RISC-V's units.
+pub(crate) const QEMU_RISCV: &[Tool] = &[qemu("qemu-system-riscv64", "qemu-system-misc")];
+
 /// What the guests need.
 pub(crate) const GUEST: &[Tool] = QEMU_X86;
 

@@ -14,6 +14,8 @@ struct Oracle {
 
 const ORACLES: &[Oracle] = &[
     Oracle { name: "firmware", tools: host::FIRMWARE, in_test: true },
+    Oracle { name: "riscv", tools: host::QEMU_RISCV, in_test: true },
+    Oracle { name: "smmuv3", tools: host::QEMU_ARM, in_test: true },
     Oracle { name: "vtd", tools: host::QEMU_X86, in_test: true },
 ];
 

@@ -15,7 +15,7 @@ pub struct Sight {
     pub refused: Option<String>,
     /// Whether the engine could fetch its program (copies), or what it read (touches).
     pub result: u8,
-    /// Fault records, oldest first.
+    /// Fault records, oldest first; of those that one behind the other say the same of a page, the first.
     pub faults: Vec<FaultRecord>,
     /// Times that the unit said records were lost.
     pub overflows: u64,
@@ -101,8 +101,20 @@ impl<'m, M: Machine, A: Architecture> Driven<'m, M, A> {
                 Ok(())
             }
         };
-        let mut faults = Vec::new();
-        let counts = self.unit.read_faults(|fault| faults.push(fault));
+        let mut faults: Vec<FaultRecord> = Vec::new();
+        let counts = self.unit.read_faults(|record| {
+            // A request that is refused is one or many, of 4 bytes each: that is the machine's.
+            let of_one = |earlier: &FaultRecord| {
+                let (now, before) = (record.fault, earlier.fault);
+                let page = now.address.align_down(4096) == before.address.align_down(4096);
+                page && now.requester == before.requester
+                    && now.code == before.code
+                    && now.access == before.access
+            };
+            if !faults.last().is_some_and(of_one) {
+                faults.push(record);
+            }
+        });
         Sight {
             refused: outcome.err().map(|error| error.to_string()),
             result,

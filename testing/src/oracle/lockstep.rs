@@ -6,21 +6,24 @@ use super::shadow::{Expectation, Refusal, Shadow, Why};
 use crate::machine::Machine;
 use crate::machine::ram::DATA_BYTES;
 use portcullis_driver::common::architecture::Architecture;
-use portcullis_spec::{Access, FaultReason, Requester};
+use portcullis_spec::{Access, Fault, FaultReason, Requester};
 
 /// How a machine may depart from the specification when it refuses.
 #[derive(Clone, Copy, Debug)]
 pub struct Tolerance {
     /// Refusals that it may leave unrecorded.
-    pub unrecorded: fn(Why) -> bool,
+    pub unrecorded: fn(&Refusal) -> bool,
     /// Reasons that it may give beside those that [`reason_fits`].
     pub also: fn(FaultReason, Why) -> bool,
     /// Whether it may record a PASID where the request carries none.
     pub invents_pasid: bool,
+    /// What else it may record of a refusal.
+    pub stands_for: fn(&Fault, &Refusal) -> bool,
 }
 
 /// No departure.
-pub const EXACT: Tolerance = Tolerance { unrecorded: |_| false, also: |_, _| false, invents_pasid: false };
+pub const EXACT: Tolerance =
+    Tolerance { unrecorded: |_| false, also: |_, _| false, invents_pasid: false, stands_for: |_, _| false };
 
 /// Prepare the data that a step moves.
 pub fn prepare<M: Machine>(machine: &M, shadow: &Shadow) {
@@ -72,20 +75,21 @@ fn check_faults(
     let mut possible = Vec::new();
     for refusal in refusals {
         possible.push(refusal);
-        if !(tolerance.unrecorded)(refusal.why) {
+        if !(tolerance.unrecorded)(refusal) {
             break;
         }
     }
-    let may_be_silent = refusals.iter().all(|refusal| (tolerance.unrecorded)(refusal.why));
+    let may_be_silent = refusals.iter().all(|refusal| (tolerance.unrecorded)(refusal));
     let same = |refusal: &Refusal| {
         sight.faults.first().is_some_and(|record| {
             let fault = record.fault;
             let access = if refusal.is_write { Access::WRITE } else { Access::READ };
-            fault.requester == requesters[refusal.engine]
+            let same = fault.requester == requesters[refusal.engine]
                 && fault.address.0 & !0xfff == refusal.page
                 && fault.access == access
                 && (fault.pasid.is_none() || tolerance.invents_pasid)
-                && (reason_fits(fault.reason, refusal.why) || (tolerance.also)(fault.reason, refusal.why))
+                && (reason_fits(fault.reason, refusal.why) || (tolerance.also)(fault.reason, refusal.why));
+            same || (fault.requester == requesters[refusal.engine] && (tolerance.stands_for)(&fault, refusal))
         })
     };
     let found = match sight.faults.first() {

@@ -20,6 +20,9 @@ pub struct Rules {
     pub write_implies_read: bool,
     /// Whether an engine that left an identity space can't be used any more: a machine may fail to notice.
     pub identity_sticks: bool,
+    /// Whether engines that can't fetch their program are left alone: they look for it for a long while, and a machine that
+    /// records every refusal records each of those.
+    pub fetches_always: bool,
     /// Where data lies.
     pub data: u64,
     /// Start of the machine's memory.
@@ -214,7 +217,9 @@ impl Shadow {
         };
         match *step {
             Step::Copy { engine, source, destination, length } => {
+                let fetched = self.translate(engine, self.rules.scripts[engine], false).is_ok();
                 !self.spent[engine]
+                    && (fetched || !self.rules.fetches_always)
                     && inside(engine, source.into(), length.into(), false)
                     && inside(engine, destination.into(), length.into(), true)
             }

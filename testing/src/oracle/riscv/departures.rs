@@ -11,6 +11,8 @@ trait Known {
     fn expects(&self, cause: u16) -> bool;
     /// QEMU's outcome where its records pair with the specification's, each changed with its pair.
     fn with_pairs(&self, change: fn(Recorded, &Recorded) -> Recorded) -> Option<Outcome<Recorded>>;
+    /// PDTV.
+    fn has_processes(&self) -> bool;
     /// Whether some entry of the page tables is such.
     fn any_entry(&self, matches: fn(u64) -> bool) -> bool;
 }
@@ -24,6 +26,9 @@ impl Known for Evidence<'_, Riscv> {
         let faults: Vec<_> = theirs.iter().zip(ours).map(|(theirs, ours)| change(*theirs, ours)).collect();
         (faults.len() == theirs.len() && faults != *theirs)
             .then(|| Outcome { faults, ..self.observed.clone() })
+    }
+    fn has_processes(&self) -> bool {
+        self.word("device context, tc") >> 5 & 1 == 1
     }
     fn any_entry(&self, matches: fn(u64) -> bool) -> bool {
         let is_entry = |word: &&Word| word.name.contains("stage, level");
@@ -52,6 +57,13 @@ const fn shape(first: u8, second: u8) -> Shape {
 
 fn changed(stages: (u8, u8), layout: Layout, changes: &[(&str, u64)]) -> Case<Shape> {
     Case::changed(shape(stages.0, stages.1), layout, changes)
+}
+
+/// A case in which bits of the second stage's entry for this page are inverted.
+fn second_stage_page(shape: Shape, layout: Layout, page: u64, flip: u64) -> Case<Shape> {
+    let maps = |word: &Word| word.name == "second stage, level 0" && word.value >> 10 << 12 == page;
+    let word = shape.words(layout).iter().position(maps).unwrap_or(usize::MAX);
+    Case { changes: vec![Change { word, flip }], ..Case::changed(shape, layout, &[]) }
 }
 
 /// Every departure. Those that only translate come first.
@@ -178,13 +190,14 @@ pub const DEPARTURES: &[Departure<Riscv>] = &[
         example: |layout| changed((3, 0), layout, &[("first stage, level 0", 1 << 4)]),
     },
     Departure {
-        what: "reports a mode of fsc that it does not know as an entry that is not valid",
+        what: "does not look at the mode of fsc before it uses it, and then finds an entry that is not valid or a process context misconfigured",
         section: "2.1.4, 2.2.4",
         translate: nothing,
         explains: |evidence| {
-            let not_valid = |fault: &Recorded| matches!(fault.cause, 258 | 266);
-            let wrong = evidence.expects(259) || evidence.expects(267);
-            wrong && evidence.observed.faults.iter().any(not_valid)
+            let fsc = evidence.word("device context, fsc") >> 60;
+            let known: &[u64] = if evidence.has_processes() { &[0, 1] } else { &[0, 8, 9, 10] };
+            evidence.expects(259) && !known.contains(&fsc)
+                || (evidence.expects(267) && evidence.observed.faults.iter().any(|fault| fault.cause == 266))
         },
         example: |layout| changed((3, 0), layout, &[("device context, fsc", 6 << 60)]),
     },
@@ -192,34 +205,29 @@ pub const DEPARTURES: &[Departure<Riscv>] = &[
         what: "reads process directories at guest addresses as if these were physical",
         section: "2.3.2",
         translate: nothing,
-        explains: |evidence| {
-            let process = evidence.word("device context, tc") >> 5 & 1 == 1;
-            process && evidence.word("device context, iohgatp") >> 60 != 0
-        },
+        explains: |evidence| evidence.has_processes() && evidence.word("device context, iohgatp") >> 60 != 0,
         example: |layout| {
             let shape = Shape { processes: 1, ..shape(0, 3) };
-            Case::changed(shape, layout, &[("device context, iohgatp", 1 << 40)])
+            // The process directory lies behind two levels of the device directory.
+            second_stage_page(shape, layout, layout.page(2), 1)
         },
     },
     Departure {
-        what: "asks the second stage for the right to write where a write walks first-stage tables",
+        what: "asks the second stage under a first for the right to write, and for D, whatever the access",
         section: "2.3; Privileged Specification, two-stage address translation",
         translate: nothing,
         explains: |evidence| {
             let nested = evidence.case.shape.first > 0 && evidence.case.shape.second > 0;
-            let observed = evidence.observed.faults.iter().any(|fault| fault.cause == 23);
-            nested && observed && evidence.any_entry(|entry| entry & 7 == 3)
+            let observed = evidence.observed.faults.iter().any(|fault| matches!(fault.cause, 21 | 23));
+            let is_read_only = |entry: u64| entry & 1 == 1 && entry & 0xe != 0 && entry & 0x84 != 0x84;
+            nested && observed && evidence.any_entry(is_read_only)
         },
         example: |layout| {
             let shape = shape(3, 3);
             let words = shape.words(layout);
             let entry =
                 words.iter().find(|word| word.name == "first stage, level 0").map_or(0, |word| word.at);
-            let page = |word: &Word| {
-                word.name == "second stage, level 0" && word.value >> 10 << 12 == entry & !0xfff
-            };
-            let word = words.iter().position(page).unwrap_or(usize::MAX);
-            Case { changes: vec![Change { word, flip: 1 << 2 }], ..Case::changed(shape, layout, &[]) }
+            second_stage_page(shape, layout, entry & !0xfff, 1 << 2)
         },
     },
     Departure {
@@ -230,7 +238,9 @@ pub const DEPARTURES: &[Departure<Riscv>] = &[
             let refused = evidence.expects(15) || evidence.expects(23);
             refused && evidence.any_entry(|entry| entry & 1 == 1 && entry & 0xe != 0 && entry & 0xc0 == 0x80)
         },
-        example: |layout| changed((3, 0), layout, &[("first stage, level 0", 1 << 6)]),
+        example: |layout| {
+            changed((3, 0), layout, &[("first stage, level 0", 1 << 6)]).with_write_to_the_page_read()
+        },
     },
     Departure {
         what: "accepts SADE and GADE, although it does not say that it updates flags",
@@ -244,14 +254,16 @@ pub const DEPARTURES: &[Departure<Riscv>] = &[
         section: "2.3; Privileged Specification, Sv39",
         translate: nothing,
         explains: |evidence| {
-            let Shape { first, second, .. } = evidence.case.shape;
-            let top = 11 + 9 * u32::from(first);
+            let name = if evidence.has_processes() { "process context, fsc" } else { "device context, fsc" };
+            let levels = (evidence.word(name) >> 60).saturating_sub(5);
+            let top = 11 + 9 * levels;
             let Case { read, write, .. } = *evidence.case;
             let wide = [read, write].iter().any(|address| !matches!((*address as i64) >> top, 0 | -1));
-            first > 0 && second > 0 && wide
+            levels > 0 && evidence.word("device context, iohgatp") >> 60 != 0 && wide
         },
         example: |layout| {
-            let case = changed((3, 3), layout, &[("second stage, level 1", 1)]);
+            // The first table lies behind two levels of the device directory.
+            let case = second_stage_page(shape(3, 3), layout, layout.page(2), 1);
             Case { read: case.read | 1 << 60, ..case }
         },
     },

@@ -3,6 +3,7 @@
 pub mod departures;
 pub mod judge;
 pub mod model_tables;
+pub mod programs;
 pub mod qemu_tables;
 pub mod run;
 pub mod shapes;

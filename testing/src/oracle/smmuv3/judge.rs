@@ -72,7 +72,9 @@ impl Recorded {
         } else {
             None
         };
-        let substream = if w0 >> 11 & 1 == 1 { Some((w0 >> 12 & 0xf_ffff) as u32) } else { None };
+        // 7.3.9: C_BAD_SUBSTREAMID has no SSV, its SubstreamID is always valid.
+        let substream =
+            if w0 >> 11 & 1 == 1 || number == 0x08 { Some((w0 >> 12 & 0xf_ffff) as u32) } else { None };
         Self { number, stream: (w0 >> 32) as u32, substream, transaction, fetched }
     }
 
@@ -84,7 +86,7 @@ impl Recorded {
         Self {
             number,
             stream: shape.stream,
-            substream: shape.substream,
+            substream: if number == 0x08 { Some(shape.substream.unwrap_or(0)) } else { shape.substream },
             transaction: of_transaction.then_some(Transaction { address: input, is_write, stage2, class }),
             fetched: address,
         }

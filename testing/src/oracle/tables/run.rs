@@ -9,6 +9,9 @@ use crate::oracle::{Failure, Tally};
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 
+/// Whether a machine can be asked about these tables.
+pub type Survives = fn(&[Word]) -> bool;
+
 /// How a shape is drawn.
 pub type Draw<'a, S> = dyn FnMut(&mut ChaCha8Rng) -> <S as Subject>::Shape + 'a;
 
@@ -27,7 +30,7 @@ const MOST_DIFFERENCES: usize = 4;
 pub fn on_qemu<S: Subject, M: Machine>(
     bench: &Bench<S, M>,
     departures: &'static [Departure<S>],
-    (draw, survives): (&mut Draw<'_, S>, fn(&[Word]) -> bool),
+    (draw, survives): (&mut Draw<'_, S>, Survives),
     (cases, seed): (u64, u64),
 ) -> Result<Tally, Failure> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);

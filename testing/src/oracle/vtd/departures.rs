@@ -237,7 +237,8 @@ pub const DEPARTURES: &[Departure<Vtd>] = &[
 
 /// The departures as far as a driver's programs meet them.
 pub const TOLERANCE: Tolerance = Tolerance {
-    unrecorded: Why::is_right,
+    unrecorded: |refusal| refusal.why.is_right(),
     also: |reason, why| why == Why::Detached && reason == FaultReason::EntryInvalid(ConfigTable::Pasid),
     invents_pasid: true,
+    stands_for: |_, _| false,
 };

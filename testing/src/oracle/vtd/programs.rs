@@ -54,15 +54,21 @@ impl Driving for VtdDriver {
             reserved: vec![(0xfee0_0000, 0xfeef_ffff)],
             write_implies_read: mode == Mode::FirstStage48,
             identity_sticks: mode == Mode::FirstStage48,
+            fetches_always: false,
             data: machine.ram().data().0,
             ram: machine.ram().base().0,
             scripts: (0..machine.requesters().len()).map(|engine| machine.ram().script(engine).0).collect(),
         }
     }
 
+    const RECORDS_ALL: bool = false;
+
     /// One departure: the code of an entry that is not present.
-    fn same_reason(theirs: &Fault, ours: &Fault) -> bool {
-        theirs.code == ours.code || (theirs.code, ours.code) == (0x5b, 0x59)
+    fn same(theirs: &Fault, ours: &Fault) -> bool {
+        theirs.requester == ours.requester
+            && theirs.address == ours.address
+            && theirs.access == ours.access
+            && (theirs.code == ours.code || (theirs.code, ours.code) == (0x5b, 0x59))
     }
 
     fn plain(access: &Access) -> Access {
