@@ -267,4 +267,30 @@ pub const DEPARTURES: &[Departure<Riscv>] = &[
             Case { read: case.read | 1 << 60, ..case }
         },
     },
+    Departure {
+        what: "takes addresses that differ above bit 55 for one another where one is cached",
+        section: "2.3",
+        translate: nothing,
+        explains: |evidence| {
+            let differ = evidence.case.read ^ evidence.case.write;
+            differ >> 56 != 0 && differ & 0x00ff_ffff_ffff_f000 == 0
+        },
+        example: |layout| {
+            let case = changed((0, 3), layout, &[]).with_write_to_the_page_read();
+            Case { write: case.write | 1 << 60, ..case }
+        },
+    },
+    Departure {
+        what: "lets a write pass through a translation that a read has cached, although D is clear",
+        section: "2.3; Privileged Specification, Sv39 (D)",
+        translate: nothing,
+        explains: |evidence| {
+            let written = evidence.expects(15) || evidence.expects(23);
+            let clean = |entry: u64| entry & 0x85 == 5;
+            written && evidence.observed.faults.is_empty() && evidence.any_entry(clean)
+        },
+        example: |layout| {
+            changed((3, 0), layout, &[("first stage, level 0", 1 << 7)]).with_write_to_the_page_read()
+        },
+    },
 ];

@@ -7,6 +7,7 @@
 pub mod bench;
 pub mod departures;
 pub mod radix;
+pub mod random_bits;
 pub mod run;
 
 use crate::machine::Machine;

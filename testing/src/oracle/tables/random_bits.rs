@@ -1,0 +1,179 @@
+//! Bad input: every field of every table entry and of every command, set to random bits.
+//!
+//! Each round takes valid tables, sets fields of some entries to random bits, and lets the reference say what must come of
+//! it; hands random commands to the unit; and then lets another requester use valid tables, which must do what they say with no
+//! record of a fault.
+
+use super::bench::Bench;
+use super::{Case, Change, Layout, Shape, Subject};
+use crate::machine::{Machine, MachineError};
+use crate::oracle::{Failure, Tally};
+use rand::seq::IndexedRandom as _;
+use rand::{Rng as _, RngExt as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+use std::time::{Duration, Instant};
+
+/// What the specification says of a command.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Rule {
+    /// It is done.
+    Done,
+    /// It is an error, which stops the queue at it.
+    Error,
+    /// Units may do either: reserved fields are set, or its operands are open.
+    Either,
+}
+
+/// A command: its words, as many as the queue has.
+pub type Command = [u64; 4];
+
+/// An architecture whose model is to take anything.
+pub trait BadInput: Subject {
+    /// A machine with our model.
+    type Model: Machine;
+
+    /// The model with everything that it has.
+    ///
+    /// # Errors
+    /// Where it can't be built.
+    fn everything() -> Result<Bench<Self, Self::Model>, MachineError>;
+
+    /// Tables of any shape.
+    fn shape(random: &mut ChaCha8Rng) -> Self::Shape;
+
+    /// Bits that choose a command, in its first word.
+    const OPCODE: u64;
+    /// Where a command writes, were its words these.
+    fn target(command: &Command) -> u64;
+
+    /// What the specification says of a command.
+    fn rule(command: &Command) -> Rule;
+
+    /// Hand commands to the unit: how many it did, and whether it reported an error. The queue is empty and at its start before
+    /// and afterwards.
+    fn submit(machine: &Self::Model, commands: &[Command]) -> (usize, bool);
+}
+
+/// How much was tried, and the slowest round.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Tried {
+    /// Entries that were set to random bits.
+    pub entries: u64,
+    /// Commands.
+    pub commands: u64,
+    /// The longest that a round took.
+    pub slowest: Duration,
+}
+
+/// A round that takes longer is a failure: it takes some microseconds, and the machine may be busy.
+const LONGEST: Duration = Duration::from_secs(20);
+/// Bytes by which the process may grow.
+const MOST_GROWTH: u64 = 512 << 20;
+/// Rounds on one model. A new one now and then, so that one begins with empty caches.
+const ROUNDS_A_MODEL: u64 = 50_000;
+
+/// Resident bytes of this process.
+fn resident() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    text.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4096
+}
+
+/// A field of a word set to random bits: any stretch of it, or all of it.
+fn random_field(random: &mut ChaCha8Rng) -> u64 {
+    let bits = *[1, 1, 2, 3, 4, 6, 8, 12, 20, 44, 64].choose(random).unwrap_or(&64);
+    let mask = if bits == 64 { u64::MAX } else { ((1 << bits) - 1) << random.random_range(0..=64 - bits) };
+    random.random::<u64>() & mask
+}
+
+fn random_case<S: BadInput>(layout: Layout, random: &mut ChaCha8Rng) -> Case<S::Shape> {
+    let shape = S::shape(random);
+    let words = shape.words(layout).len();
+    let count = *[1, 1, 2, 3, 4, 8].choose(random).unwrap_or(&1);
+    let changes =
+        (0..count).map(|_| Change { word: random.random_range(0..words), flip: random_field(random) });
+    Case::with_changes(shape, changes.collect(), layout, random)
+}
+
+fn random_command<S: BadInput>(layout: Layout, random: &mut ChaCha8Rng) -> Command {
+    let mut command = match random.random_range(0..4) {
+        // A plain one, with some fields set.
+        0..3 => [random_field(random) & !S::OPCODE | random.next_u64() & S::OPCODE, random_field(random), 0, 0],
+        _ => [random.next_u64(), random.next_u64(), random.next_u64(), random.next_u64()],
+    };
+    // What a command writes must hit neither tables nor queues: software's own mistake would show in another requester.
+    let scratch = layout.data + 0x10_0000..layout.data + 0x11_0000;
+    let base = layout.tables & !0xff_ffff;
+    let is_ram = (base..base + crate::machine::ram::RAM_BYTES).contains(&S::target(&command));
+    if is_ram && !scratch.contains(&S::target(&command)) {
+        command[1] = 0;
+        if S::target(&command) >= base && S::target(&command) < base + crate::machine::ram::RAM_BYTES {
+            command[1] = scratch.start;
+        }
+    }
+    command
+}
+
+/// Try until `entries` entries and commands were tried.
+///
+/// # Errors
+/// The first round in which the model does not what the reference says.
+pub fn run<S: BadInput>(entries: u64, seed: u64) -> Result<(Tally, Tried), Failure> {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let mut bench = S::everything()?;
+    let mut tried = Tried::default();
+    let mut tally = Tally::default();
+    let mut rounds = 0u64;
+    let before = resident();
+    while tried.entries + tried.commands < entries {
+        let begun = Instant::now();
+        let case = random_case::<S>(bench.layout, &mut random);
+        if let Some(judged) = bench.run(&case) {
+            tried.entries += case.changes.len() as u64;
+            tally.checks += 1;
+            if judged.expected != judged.observed {
+                return Err(Failure::Difference(bench.show(&case, &judged, "model")));
+            }
+        }
+        let count = random.random_range(1..=8);
+        let commands: Vec<Command> = (0..count).map(|_| random_command::<S>(bench.layout, &mut random)).collect();
+        let (done, error) = S::submit(&bench.machine, &commands);
+        check::<S>(&commands, done, error).map_err(Failure::Difference)?;
+        tried.commands += done.max(1) as u64;
+        // Another requester, with tables that are right.
+        let shape = S::shape(&mut random);
+        let start = shape.start(bench.layout);
+        let case = Case { shape, changes: Vec::new(), read: start, write: start + 0x88 };
+        if let Some(judged) = bench.run(&case)
+            && judged.expected != judged.observed
+        {
+            let shown = bench.show(&case, &judged, "model");
+            return Err(Failure::Difference(format!("after {commands:x?}\n{shown}")));
+        }
+        rounds += 1;
+        tried.slowest = tried.slowest.max(begun.elapsed());
+        if tried.slowest > LONGEST {
+            return Err(Failure::Difference(format!("round {rounds} took {:?}", tried.slowest)));
+        }
+        let growth = resident().saturating_sub(before);
+        if rounds.is_multiple_of(1000) && growth > MOST_GROWTH {
+            return Err(Failure::Difference(format!("after {rounds} rounds {growth} bytes are in use more")));
+        }
+        if rounds.is_multiple_of(ROUNDS_A_MODEL) {
+            bench = S::everything()?;
+        }
+    }
+    Ok((tally, tried))
+}
+
+/// Whether a unit that did so many commands and then reported an error or none did what the specification says.
+fn check<S: BadInput>(commands: &[Command], done: usize, error: bool) -> Result<(), String> {
+    if let Some(wrong) = commands[..done.min(commands.len())].iter().find(|it| S::rule(it) == Rule::Error) {
+        return Err(format!("command {wrong:x?} was done, and is an error"));
+    }
+    match commands.get(done) {
+        Some(stopped) if !error => Err(format!("the queue stopped at {stopped:x?} without an error")),
+        Some(stopped) if S::rule(stopped) == Rule::Done => Err(format!("command {stopped:x?} was refused")),
+        None if error => Err(format!("an error was reported after {commands:x?}, all of which were done")),
+        _ => Ok(()),
+    }
+}
