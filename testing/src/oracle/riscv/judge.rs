@@ -64,18 +64,18 @@ const CAPABILITIES: u64 = 0x0;
 const FCTL: u64 = 0x8;
 const DDTP: u64 = 0x10;
 const CQB: u64 = 0x18;
-const CQH: u64 = 0x20;
-const CQT: u64 = 0x24;
+pub(super) const CQH: u64 = 0x20;
+pub(super) const CQT: u64 = 0x24;
 const FQB: u64 = 0x28;
 const FQH: u64 = 0x30;
 const FQT: u64 = 0x34;
-const CQCSR: u64 = 0x48;
+pub(super) const CQCSR: u64 = 0x48;
 const FQCSR: u64 = 0x4c;
 
 /// log2 of the entries of both queues.
 const QUEUE_BITS: u32 = 6;
 /// Where the command queue lies, from the start of memory.
-const COMMANDS: u64 = 30 << 20;
+pub(super) const COMMANDS: u64 = 30 << 20;
 /// Where the fault queue lies, from the start of memory.
 const FAULTS: u64 = COMMANDS + 0x1_0000;
 
@@ -94,7 +94,7 @@ pub fn submit<M: Machine>(machine: &M, commands: &[[u64; 2]]) -> bool {
 }
 
 /// A word of a queue, in the byte order that `fctl.BE` says.
-fn ordered<M: Machine>(machine: &M, word: u64) -> u64 {
+pub(super) fn ordered<M: Machine>(machine: &M, word: u64) -> u64 {
     if machine.read32(FCTL) & 1 == 1 { word.swap_bytes() } else { word }
 }
 

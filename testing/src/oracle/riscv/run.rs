@@ -1,10 +1,12 @@
 //! Everything that the oracle compares for the RISC-V IOMMU.
 
+use super::judge::Riscv;
 use super::programs::RiscvDriver;
 use super::{model_tables, qemu_tables};
 use crate::machine::riscv::Stages;
 use crate::oracle::programs::{by_hand, random};
 use crate::oracle::report::Extent;
+use crate::oracle::tables::random_bits::{self, RANDOM_BITS};
 use crate::oracle::{Failure, Job, Tally, all};
 
 /// Run the checks with QEMU, half of them steps of programs, half hand-made tables, shared between the stages; and hand-made
@@ -27,5 +29,6 @@ pub fn run(extent: Extent) -> (Tally, Vec<Failure>) {
     jobs.push(Box::new(qemu_tables::assert_departures));
     jobs.push(Box::new(move || model_tables::run(false, judged, seed)));
     jobs.push(Box::new(move || model_tables::run(true, judged, !seed)));
+    jobs.push(Box::new(move || random_bits::run::<Riscv>(RANDOM_BITS, seed).map(|(tally, _)| tally)));
     all(jobs)
 }

@@ -97,17 +97,17 @@ impl Recorded {
 #[derive(Clone, Copy, Debug)]
 pub struct Smmuv3;
 
-const CR0: u64 = 0x20;
+pub(super) const CR0: u64 = 0x20;
 const CR0_SMMUEN: u32 = 1;
-const CR0_QUEUES: u32 = 1 << 2 | 1 << 3;
+pub(super) const CR0_QUEUES: u32 = 1 << 2 | 1 << 3;
 const CR2: u64 = 0x2c;
-const GERROR: u64 = 0x60;
-const GERRORN: u64 = 0x64;
+pub(super) const GERROR: u64 = 0x60;
+pub(super) const GERRORN: u64 = 0x64;
 const STRTAB_BASE: u64 = 0x80;
 const STRTAB_BASE_CFG: u64 = 0x88;
 const CMDQ_BASE: u64 = 0x90;
-const CMDQ_PROD: u64 = 0x98;
-const CMDQ_CONS: u64 = 0x9c;
+pub(super) const CMDQ_PROD: u64 = 0x98;
+pub(super) const CMDQ_CONS: u64 = 0x9c;
 const EVENTQ_BASE: u64 = 0xa0;
 const EVENTQ_PROD: u64 = 0x1_00a8;
 const EVENTQ_CONS: u64 = 0x1_00ac;
@@ -115,7 +115,7 @@ const EVENTQ_CONS: u64 = 0x1_00ac;
 /// log2 of the entries of both queues.
 const QUEUE_BITS: u32 = 6;
 /// Where the command queue lies, from the start of memory.
-const COMMANDS: u64 = 30 << 20;
+pub(super) const COMMANDS: u64 = 30 << 20;
 /// Where the event queue lies, from the start of memory.
 const EVENTS: u64 = COMMANDS + 0x1_0000;
 

@@ -1,5 +1,6 @@
 //! The oracle for Arm SMMUv3.
 
+pub mod bad_input;
 pub mod departures;
 pub mod judge;
 pub mod model_tables;

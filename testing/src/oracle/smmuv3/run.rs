@@ -1,11 +1,13 @@
 //! Everything that the oracle compares for SMMUv3.
 
+use super::judge::Smmuv3;
 use super::programs::Smmuv3Driver;
 use super::qemu_tables::Mode;
 use super::{model_tables, qemu_tables};
 use crate::machine::smmuv3::Stages;
 use crate::oracle::programs::{by_hand, random};
 use crate::oracle::report::Extent;
+use crate::oracle::tables::random_bits::{self, RANDOM_BITS};
 use crate::oracle::{Failure, Job, Tally, all};
 
 /// Run the checks with QEMU, half of them steps of programs, half hand-made tables, shared between the stages; and hand-made
@@ -30,5 +32,6 @@ pub fn run(extent: Extent) -> (Tally, Vec<Failure>) {
     jobs.push(Box::new(qemu_tables::assert_departures));
     jobs.push(Box::new(move || model_tables::run(judged, seed)));
     jobs.push(Box::new(move || model_tables::run(judged, !seed)));
+    jobs.push(Box::new(move || random_bits::run::<Smmuv3>(RANDOM_BITS, seed).map(|(tally, _)| tally)));
     all(jobs)
 }

@@ -41,8 +41,8 @@ pub trait BadInput: Subject {
     /// Tables of any shape.
     fn shape(random: &mut ChaCha8Rng) -> Self::Shape;
 
-    /// Bits that choose a command, in its first word.
-    const OPCODE: u64;
+    /// What chooses a command, in its first word: the bits, and the values that are defined.
+    const OPCODES: (u64, &'static [u64]);
     /// Where a command writes, were its words these.
     fn target(command: &Command) -> u64;
 
@@ -65,10 +65,15 @@ pub struct Tried {
     pub slowest: Duration,
 }
 
+/// Entries and commands that every run of an oracle tries.
+pub const RANDOM_BITS: u64 = 200_000;
+
 /// A round that takes longer is a failure: it takes some microseconds, and the machine may be busy.
 const LONGEST: Duration = Duration::from_secs(20);
 /// Bytes by which the process may grow.
 const MOST_GROWTH: u64 = 512 << 20;
+/// Commands of a round: they fit into every queue.
+const MOST_COMMANDS: usize = 48;
 /// Rounds on one model. A new one now and then, so that one begins with empty caches.
 const ROUNDS_A_MODEL: u64 = 50_000;
 
@@ -88,17 +93,21 @@ fn random_field(random: &mut ChaCha8Rng) -> u64 {
 fn random_case<S: BadInput>(layout: Layout, random: &mut ChaCha8Rng) -> Case<S::Shape> {
     let shape = S::shape(random);
     let words = shape.words(layout).len();
-    let count = *[1, 1, 2, 3, 4, 8].choose(random).unwrap_or(&1);
+    let count = *[1, 1, 2, 3, 4, 8, 16, 32, 64, 128].choose(random).unwrap_or(&1);
     let changes =
         (0..count).map(|_| Change { word: random.random_range(0..words), flip: random_field(random) });
     Case::with_changes(shape, changes.collect(), layout, random)
 }
 
 fn random_command<S: BadInput>(layout: Layout, random: &mut ChaCha8Rng) -> Command {
-    let mut command = match random.random_range(0..4) {
-        // A plain one, with some fields set.
-        0..3 => [random_field(random) & !S::OPCODE | random.next_u64() & S::OPCODE, random_field(random), 0, 0],
-        _ => [random.next_u64(), random.next_u64(), random.next_u64(), random.next_u64()],
+    let (mask, defined) = S::OPCODES;
+    let opcode = defined.choose(random).copied().unwrap_or(0);
+    let mut command = match random.random_range(0..16) {
+        0 => [random.next_u64(), random.next_u64(), random.next_u64(), random.next_u64()],
+        1 => [random.next_u64() & mask, 0, 0, 0],
+        2 => [random.next_u64() & !mask | opcode, random.next_u64(), random.next_u64(), random.next_u64()],
+        // A defined one, with some fields set.
+        _ => [random_field(random) & !mask | opcode, random_field(random), 0, 0],
     };
     // What a command writes must hit neither tables nor queues: software's own mistake would show in another requester.
     let scratch = layout.data + 0x10_0000..layout.data + 0x11_0000;
@@ -111,6 +120,16 @@ fn random_command<S: BadInput>(layout: Layout, random: &mut ChaCha8Rng) -> Comma
         }
     }
     command
+}
+
+/// Try, in two threads.
+#[must_use]
+pub fn run_both<S: BadInput>(entries: u64, seed: u64) -> Vec<Result<(Tally, Tried), Failure>> {
+    let half = entries.div_ceil(2);
+    std::thread::scope(|scope| {
+        let threads = [seed, !seed].map(|seed| scope.spawn(move || run::<S>(half, seed)));
+        threads.map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).into()
+    })
 }
 
 /// Try until `entries` entries and commands were tried.
@@ -134,11 +153,17 @@ pub fn run<S: BadInput>(entries: u64, seed: u64) -> Result<(Tally, Tried), Failu
                 return Err(Failure::Difference(bench.show(&case, &judged, "model")));
             }
         }
-        let count = random.random_range(1..=8);
-        let commands: Vec<Command> = (0..count).map(|_| random_command::<S>(bench.layout, &mut random)).collect();
-        let (done, error) = S::submit(&bench.machine, &commands);
-        check::<S>(&commands, done, error).map_err(Failure::Difference)?;
-        tried.commands += done.max(1) as u64;
+        let count = random.random_range(1..=MOST_COMMANDS);
+        let commands: Vec<Command> =
+            (0..count).map(|_| random_command::<S>(bench.layout, &mut random)).collect();
+        let mut rest = &commands[..];
+        while !rest.is_empty() {
+            let (done, error) = S::submit(&bench.machine, rest);
+            check::<S>(rest, done, error).map_err(Failure::Difference)?;
+            // The one that is an error, too.
+            rest = rest.get(done + 1..).unwrap_or_default();
+        }
+        tried.commands += commands.len() as u64;
         // Another requester, with tables that are right.
         let shape = S::shape(&mut random);
         let start = shape.start(bench.layout);

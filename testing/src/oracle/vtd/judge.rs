@@ -142,11 +142,11 @@ impl Subject for Vtd {
 
 const CAP: u64 = 0x8;
 const ECAP: u64 = 0x10;
-const GCMD: u64 = 0x18;
-const GCMD_TE: u32 = 1 << 31;
+pub(super) const GCMD: u64 = 0x18;
+pub(super) const GCMD_TE: u32 = 1 << 31;
 const GCMD_SRTP: u32 = 1 << 30;
 const RTADDR: u64 = 0x20;
-const FSTS: u64 = 0x34;
+pub(super) const FSTS: u64 = 0x34;
 const FSTS_PFO: u32 = 1;
 
 /// What a machine's registers say of its unit, which has `haw` host address bits.

@@ -1,10 +1,12 @@
 //! Everything that the oracle compares for VT-d.
 
+use super::judge::Vtd;
 use super::programs::VtdDriver;
 use super::{model_tables, programs, qemu_tables};
 use crate::machine::vtd::Mode;
 use crate::oracle::programs::{by_hand, random};
 use crate::oracle::report::Extent;
+use crate::oracle::tables::random_bits::{self, RANDOM_BITS};
 use crate::oracle::{Failure, Job, Tally, all};
 
 /// Run the checks with QEMU, half of them steps of programs, half hand-made tables, shared between the modes; and hand-made
@@ -23,7 +25,8 @@ pub fn run(extent: Extent) -> (Tally, Vec<Failure>) {
             let tables: Job = Box::new(move || qemu_tables::run(mode, share, seed));
             [by_hand, random, tables]
         })
-        .chain::<[Job; 4]>([
+        .chain::<[Job; 5]>([
+            Box::new(move || random_bits::run::<Vtd>(RANDOM_BITS, seed).map(|(tally, _)| tally)),
             Box::new(move || model_tables::run(judged, seed)),
             Box::new(move || model_tables::run(judged, !seed)),
             Box::new(qemu_tables::assert_departures),
