@@ -4,6 +4,7 @@
 mod bench;
 mod guest;
 mod host;
+mod mutants;
 mod oracle;
 mod process;
 mod report;
@@ -28,6 +29,10 @@ enum Command {
     Guest(guest::Arguments),
     /// Measure ours beside its peers and print one table
     Bench(bench::Arguments),
+    /// Run the model's caches and drain under a model checker
+    Loom,
+    /// Break the model's caches and drain in every way we know; exit status 1 if a test does not notice
+    Mutants(mutants::Arguments),
     /// Let devices translate while their mappings are taken away, and count what is stale
     Stress(bench::Arguments),
     /// Compare with somebody else's implementation; exit status 1 on any difference
@@ -39,6 +44,8 @@ fn main() -> ExitCode {
         Command::Test(arguments) => test::run(&arguments),
         Command::Guest(arguments) => guest::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Loom => mutants::run_loom(),
+        Command::Mutants(arguments) => mutants::run(&arguments),
         Command::Stress(arguments) => bench::stress(&arguments),
         Command::Oracle(arguments) => oracle::run(&arguments),
     }

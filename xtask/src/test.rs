@@ -1,7 +1,7 @@
 //! `cargo xtask test`: everything that must hold before a change goes in.
 
 use crate::report::{Outcome, Report};
-use crate::{guest, host, oracle, process};
+use crate::{guest, host, mutants, oracle, process};
 use std::process::ExitCode;
 
 /// Arguments of `cargo xtask test`.
@@ -51,6 +51,9 @@ pub(crate) fn run(_: &Arguments) -> ExitCode {
     report.step("doctests", || {
         process::run(&mut process::cargo(&["test", "--quiet", "--workspace", "--doc"])).into()
     });
+
+    report.step("loom", || mutants::loom().into());
+    report.step("mutants", || mutants::all(None).into());
 
     for (name, tools) in oracle::in_test() {
         report.step(&format!("oracle {name}"), || match host::ensure(tools) {

@@ -5,9 +5,31 @@
 //! [`translate`] the walk with permissions and flags, [`contexts`] and [`space`] the caches, [`gate`] the drain.
 //!
 //! ```text
-//! device ─▶ Port ─▶ guard ─▶ context (cached, or architecture's tables) ─▶ page (cached, or walk) ─▶ memory
+//! device ─▶ Port ─▶ guard ─▶ context (cached, or architecture's tables) ─▶ leaf entry (read anew, or walk) ─▶ memory
 //!                      └─▶ refused ─▶ Fault ─▶ the architecture's record and interrupt
 //! ```
+//!
+//! # The fast path
+//!
+//! A request that hits takes no lock and writes nothing but its guard's slot:
+//!
+//! 1. [`Port::enter`] exchanges one word that nobody else writes (`gate`). A [`Guard`] serves many requests.
+//! 2. The port's binding leads to its published context by one load (`contexts`, `rcu`).
+//! 3. One word says where the leaf entries of the address's 2 MiB lie in this process, of which level they are and what the tables
+//!    above permit (`leaves`, `word`). With two stages the output goes through the second's cache in the same way.
+//! 4. The leaf entry itself is loaded anew, decoded and judged (`fast`): reserved bits, rights, Accessed, and Dirty for a write. If
+//!    anything is out of the ordinary, the walk decides (`translate`), which also sets flags and names the refusal.
+//!
+//! So software that changes leaf entries is obeyed at once, and an invalidation of leaf entries has nothing to remove: it waits for the
+//! guards. One of table entries empties the slots of its 2 MiB regions and no others. A walk notes the slot before its first
+//! table read and fills it only if that still stands, and an emptied slot holds what it never held before: what races an
+//! invalidation fills nothing.
+//!
+//! Memory: 8 bytes a slot, 64 to 4096 slots a space, and a limit for the unit; where there is no room, requests are walked.
+//! Guest memory without [`host_pointer`](GuestMemory::host_pointer) is always walked.
+//!
+//! What shows that it is right: `src/models.rs` (every order, under a model checker: `cargo xtask loom`), `tests/stress.rs`
+//! (`cargo xtask stress`), and copies broken on purpose that these must catch (`cargo xtask mutants`).
 pub mod contexts;
 pub mod engine;
 mod fast;

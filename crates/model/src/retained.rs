@@ -1,7 +1,7 @@
 //! Whole translations, kept until they are invalidated: what hardware may do, and the fast path never does.
 //!
-//! For simulators and tests that want to see what software forgot to invalidate ([`Engine::retain_translations`]
-//! (crate::engine::Engine::retain_translations)). The leaf cache reads entries anew and so hides it.
+//! For simulators and tests that want to see what software forgot to invalidate: see
+//! [`retain_translations`](crate::engine::Engine::retain_translations). The leaf cache reads entries anew and so hides it.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -85,7 +85,7 @@ pub struct Space {
 }
 
 impl Space {
-    /// A space of which nothing is cached. `second` is the space of [`SpaceKey::second`]; `retaining` says whether whole
+    /// A space of which nothing is cached. `second` is the space of `SpaceKey::second`; `retaining` says whether whole
     /// translations are kept.
     #[must_use]
     pub fn new(key: SpaceKey, second: Option<Arc<Self>>, budget: &Arc<Budget>, retaining: bool) -> Self {
