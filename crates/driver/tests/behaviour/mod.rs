@@ -61,6 +61,7 @@ macro_rules! behaviours {
             large_pages_are_used_and_split
             rights_hold_and_can_be_changed_both_ways
             a_domain_id_used_again_brings_nothing_back
+            a_device_that_moves_reaches_the_new_domain_and_nothing_of_the_old
             deferred_unmaps_wait_up_to_their_bounds
             direct_regions_come_and_go_with_their_devices
             identity_passes_and_silent_blocking_says_nothing
@@ -298,6 +299,30 @@ pub(crate) fn direct_regions_come_and_go_with_their_devices<A: Architecture>(
     assert!(read(bench, a, 0x7000_0000).is_err());
     assert_eq!(read(bench, a, 0x7000_1000), Ok(0x1000));
     unit.detach(a, None).unwrap();
+}
+
+pub(crate) fn a_device_that_moves_reaches_the_new_domain_and_nothing_of_the_old<A: Architecture>(
+    bench: &impl Bench,
+    unit: &Unit<A>,
+) {
+    let [a, b] = bench.devices();
+    let [old, new] = [domain(unit), domain(unit)];
+    old.map(Iova(0x4000), PhysAddr(0xa000), PAGE, Access::READ_WRITE).unwrap();
+    new.map(Iova(0x5000), PhysAddr(0xb000), PAGE, Access::READ_WRITE).unwrap();
+    assert_eq!(unit.replace(a, None, &new), Err(Error::NotAttached(a)));
+    unit.attach(a, None, &old).unwrap();
+    unit.attach(b, None, &old).unwrap();
+    for _ in 0..3 {
+        assert_eq!((read(bench, a, 0x4000), read(bench, b, 0x4000)), (Ok(0xa000), Ok(0xa000)));
+        assert!(read(bench, a, 0x5000).is_err());
+        unit.replace(a, None, &new).unwrap();
+        assert_eq!((write(bench, a, 0x5000), read(bench, b, 0x4000)), (Ok(0xb000), Ok(0xa000)));
+        assert!(read(bench, a, 0x4000).is_err());
+        unit.replace(a, None, &old).unwrap();
+    }
+    unit.detach(a, None).unwrap();
+    unit.detach(b, None).unwrap();
+    assert!(read(bench, a, 0x4000).is_err() && read(bench, a, 0x5000).is_err());
 }
 
 /// Pass-through and blocking without a record, where the unit has them.
