@@ -139,8 +139,8 @@ impl Subject for Smmuv3 {
     type Unit = reference::Unit;
     type Recorded = Recorded;
 
-    /// AF of both byte orders (3.13).
-    const ACCESSED: u64 = 1 << 10 | (1u64 << 10).swap_bytes();
+    /// AF of both byte orders (3.13); and dirty state: whether stage 1's changes before stage 2 refuses its result is open.
+    const ACCESSED: u64 = 0x480 | 0x480u64.swap_bytes();
     const RECORDS: usize = 3;
 
     fn rooted(unit: &Self::Unit, shape: &Shape, layout: Layout) -> Self::Unit {
