@@ -268,6 +268,26 @@ fn a_message_says_that_events_wait() {
     assert_eq!((told(), unit.read_faults(|_| ()).read), (0, 1));
 }
 
+/// SMMUv3 3.18: a record that comes to others in the queue is not told of.
+#[test]
+fn an_event_that_comes_amid_a_reading_is_not_forgotten() {
+    let [_, config] = configs();
+    let machine = model(config).unwrap();
+    let platform = Still::new(machine.ram());
+    let unit = Unit::new(Smmuv3::start(&machine, &platform, Options::default()).unwrap());
+    unit.enable().unwrap();
+    unit.add_device(Device::new(STREAM)).unwrap();
+    let at = machine.ram().data();
+    unit.signal_faults(Some(FaultSignal { address: at.0, data: 1 }));
+    assert!(!reads(&machine, 0));
+    machine.ram().store32(at, 0);
+    let counts = unit.read_faults(|_| assert!(!reads(&machine, 0)));
+    let told = machine.ram().load32(at) != 0;
+    assert_eq!((counts.read, counts.more, told), (1, true, false));
+    let counts = unit.read_faults(|_| ());
+    assert_eq!((counts.read, counts.more), (1, false));
+}
+
 #[test]
 fn an_event_queue_that_overflows_says_so_once() {
     let [_, config] = configs();

@@ -27,7 +27,7 @@ const MUTANTS: &[Mutant] = &[
     checked("no_drain", "a_fill_that_races"),
     checked("no_generation", "a_fill_that_races"),
     checked("no_clear", "a_fill_that_races"),
-    checked("drain_before_clear", "a_fill_that_races"),
+    checked("drain_before_clear", "a_hit_that_races"),
     checked("free_at_once", "what_was_replaced"),
     Mutant { name: "guard_left_early", target: INVARIANTS, test: "a_wait_is_not_written", loom: false },
     Mutant { name: "no_context_generation", target: INVARIANTS, test: "a_look_up_that_races", loom: false },

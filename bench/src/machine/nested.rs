@@ -35,7 +35,7 @@ fn place(guest_address: u64) -> u64 {
 }
 
 impl Nested {
-    /// A guest whose first stage maps [`DATA_PAGES`] pages, `stride` bytes apart from [`FIRST`] on.
+    /// A guest whose first stage maps `DATA_PAGES` pages, `stride` bytes apart from [`FIRST`] on.
     ///
     /// # Panics
     /// Where driver and model don't get along.

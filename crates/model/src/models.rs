@@ -109,6 +109,20 @@ fn a_fill_that_races_an_invalidation_is_never_used_after_it() {
 }
 
 #[test]
+fn a_hit_that_races_an_invalidation_is_over_before_the_drain_is() {
+    explore(2, || {
+        let machine = Machine::new();
+        machine.request(0);
+        let device = thread::spawn({
+            let machine = Arc::clone(&machine);
+            move || machine.request(0)
+        });
+        machine.unmap();
+        device.join().unwrap();
+    });
+}
+
+#[test]
 fn two_devices_fill_and_use_while_software_invalidates() {
     explore(1, || {
         let machine = Machine::new();

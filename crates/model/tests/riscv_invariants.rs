@@ -193,6 +193,10 @@ fn nothing_is_written_after_an_unmap_has_completed() {
     start.wait();
     let mut stale = 0;
     for round in 0..ROUNDS {
+        // On a busy machine the devices are behind.
+        while writes.load(Ordering::Relaxed) <= round {
+            std::thread::yield_now();
+        }
         // Alternate between two pages, so that what is written late shows.
         let (old, new) = if round % 2 == 0 { (TARGET, OTHER) } else { (OTHER, TARGET) };
         bench.put(leaf, pte(new, LEAF));
@@ -209,7 +213,6 @@ fn nothing_is_written_after_an_unmap_has_completed() {
         thread.join().unwrap();
     }
     assert_eq!(stale, 0);
-    assert!(writes.load(Ordering::Relaxed) > ROUNDS, "the devices hardly ran");
 }
 
 /// Invariant 5: a flag that can't be set refuses the access, as a store that is not allowed does (Privileged, step 7: an access fault).

@@ -95,7 +95,8 @@ fn stress<W: World>(mut world: W) {
         }
         let end = Instant::now() + Duration::from_secs(seconds);
         let mut rounds = 0u64;
-        while Instant::now() < end || rounds < 50 {
+        // On a busy machine the devices are behind.
+        while Instant::now() < end || rounds < 50 || shadow.uses.load(Ordering::Relaxed) < 1000 {
             rounds += 1;
             let next = (frame + 1) % FRAMES.len();
             shadow.revoked[next].store(false, Ordering::SeqCst);
@@ -125,7 +126,6 @@ fn stress<W: World>(mut world: W) {
     let (uses, stale) = (shadow.uses.into_inner(), shadow.stale.into_inner());
     println!("{uses} uses, {stale} stale");
     assert_eq!(stale, 0, "stale uses of {uses}");
-    assert!(uses > 1000, "the devices hardly ran: {uses}");
 }
 
 struct Vtd {

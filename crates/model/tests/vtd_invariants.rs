@@ -200,6 +200,10 @@ fn nothing_is_written_after_an_unmap_has_completed() {
     start.wait();
     let mut stale = 0;
     for round in 0..ROUNDS {
+        // On a busy machine the devices are behind.
+        while writes.load(Ordering::Relaxed) <= round {
+            std::thread::yield_now();
+        }
         // Alternate between two pages, so that what is written late shows.
         let (old, new) = if round % 2 == 0 { (PAGE, OTHER_PAGE) } else { (OTHER_PAGE, PAGE) };
         machine.put(leaf, new | RW);
@@ -215,7 +219,6 @@ fn nothing_is_written_after_an_unmap_has_completed() {
         thread.join().unwrap();
     }
     assert_eq!(stale, 0);
-    assert!(writes.load(Ordering::Relaxed) > ROUNDS, "the devices hardly ran");
 }
 
 /// Invariant 3, as far as the model has long uses: a reader of registers is not kept waiting by one who drains.

@@ -70,6 +70,8 @@ impl EventQueue {
         let (head, wrapped) = self.ring.head();
         let index = head | if wrapped { entries } else { 0 };
         registers.set_eventq_cons(EventqIndex::new().with_index(index).with_overflow(prod.overflow()));
+        // 3.18: only the first record in an empty queue is told of, and this one is not empty if some came since `prod`.
+        counts.more = registers.eventq_prod().index() != index;
         // 7.2: a record that could not be written is lost as well. Messages that could not be are not: whoever reads does not need them.
         if errors.eventq_abt_err() {
             counts.overflows += 1;

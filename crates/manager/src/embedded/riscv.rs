@@ -56,7 +56,9 @@ impl Machine for RiscvMachine {
         host: Arc<Host>,
     ) -> Result<(Self, Self::Driver), EmbeddedError> {
         let model = RiscvUnit::new(options.unit, memory, signals)?;
-        let driver = driver::Riscv::start(RiscvRegisters(model.clone()), host, driver::Options::default())?;
+        // 4096 records, so that one device's do not crowd out another's before they are read.
+        let options = driver::Options { fault_queue_size: 5, ..driver::Options::default() };
+        let driver = driver::Riscv::start(RiscvRegisters(model.clone()), host, options)?;
         Ok((Self(model), driver))
     }
 

@@ -56,7 +56,9 @@ impl Machine for Smmuv3Machine {
         host: Arc<Host>,
     ) -> Result<(Self, Self::Driver), EmbeddedError> {
         let model = Smmuv3Unit::new(options.unit, memory, signals)?;
-        let driver = driver::Smmuv3::start(Smmuv3Registers(model.clone()), host, driver::Options::default())?;
+        // 4096 events, so that one device's do not crowd out another's before they are read.
+        let options = driver::Options { event_queue_size: 5, ..driver::Options::default() };
+        let driver = driver::Smmuv3::start(Smmuv3Registers(model.clone()), host, options)?;
         Ok((Self(model), driver))
     }
 
