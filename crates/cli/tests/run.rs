@@ -90,5 +90,5 @@ fn what_is_not_so_is_refused_with_its_place() {
         .expect("the command runs");
     assert_eq!(run.status.code(), Some(1));
     let said = String::from_utf8_lossy(&run.stderr);
-    assert!(said.contains("board.smmu:2:1: the running machine has no unit `left`; it has vtd0"), "{said}");
+    assert!(said.contains("board.smmu:2:1: the running machine has no unit `left`; it has vtd-0"), "{said}");
 }

@@ -185,7 +185,7 @@ fn every_architecture_that_is_simulated_keeps_to_the_grants() {
         let grants = vec![at(0x10_0000, 2, 1, Access::READ_WRITE), at(0x20_0000, 3, 1, Access::READ)];
         let mut a = Holder::new(&service, "a", "nic0", grants);
         let unit = a.client.units().unwrap().remove(0);
-        assert_eq!((unit.name, unit.kind), (format!("{name}0"), name.to_owned()));
+        assert_eq!((unit.name, unit.kind), (format!("{name}-0"), name.to_owned()));
         assert_eq!(a.dma(Operation::Write, 0x10_0010, 0x5566), (Outcome::Done, 0), "{name}");
         assert_eq!(a.memory.read::<u64>(2 * PAGE + 0x10).unwrap(), 0x5566);
         // The RISC-V IOMMU's causes for page faults (12 to 15 and 20 to 23) don't say which of the two it was.

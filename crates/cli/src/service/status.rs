@@ -30,8 +30,10 @@ pub(crate) fn run(arguments: &Args, output: &mut Output) -> Result<Exit, Failure
         writeln!(out, "since     {}", time(status.started))?;
         writeln!(
             out,
-            "devices   {} behind {} units, {} claimed",
-            status.devices, status.units, status.claimed
+            "devices   {} behind {}, {} claimed",
+            status.devices,
+            if status.units == 1 { "1 unit".into() } else { format!("{} units", status.units) },
+            status.claimed
         )?;
         writeln!(out, "clients   {}", status.clients)?;
         writeln!(out, "grants    {}, {} bytes", status.mappings, size(status.bytes))?;

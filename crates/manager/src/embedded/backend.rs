@@ -284,7 +284,7 @@ impl<M: Machine> Backend for EmbeddedBackend<M> {
                 .is_ok_and(|granted| granted.contains(Access::EXECUTE));
         let bits = features.formats.first().map_or(39, |format| format.input_bits).min(63);
         let unit = Unit {
-            name: format!("{}0", M::NAME),
+            name: format!("{}-0", M::NAME),
             kind: M::KIND,
             address: None,
             capabilities: UnitCapabilities {

@@ -525,9 +525,12 @@ fn adopted_group_is_blocked_and_claimed_again(_: &World) -> Result<()> {
     let mut next = Vfio::open(Path::new(RUNTIME))?;
     next.adopt(kept);
     let mut bench = Bench::over(next)?;
-    edu.device.enable()?;
     edu.write_memory(base + 0x2000, 16)?;
-    ensure!(holds(&memory, 0x2000)? == [0; 16], "it reaches what the new manager has not granted");
+    ensure!(holds(&memory, 0x2000)? == PATTERN, "until the next manager has settled, the client goes on");
+    bench.backend.settle()?;
+    edu.device.enable()?;
+    edu.write_memory(base + 0x3000, 16)?;
+    ensure!(holds(&memory, 0x3000)? == [0; 16], "it reaches what the new manager has not granted");
     ensure!(driver_of(&name).as_deref() == Some("vfio-pci"));
     // The same client claims again, while it still has its old descriptor.
     let (device, file) = bench.claim(EDU)?;
