@@ -14,6 +14,7 @@ use std::time::Duration;
 use portcullis_driver::platform::{Clock, Memory, Mmio, Platform};
 use portcullis_driver::smmuv3::{Options, Smmuv3};
 use portcullis_driver::{Device, Domain, DomainOptions, Unit};
+use portcullis_model::Registers as _;
 use portcullis_model::smmuv3::Smmuv3Unit;
 use portcullis_model::smmuv3::config::{FlagUpdates, Smmuv3Config};
 use portcullis_model::{NoInterrupts, VmMemory};

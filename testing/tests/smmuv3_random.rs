@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use portcullis_model::Registers;
 use portcullis_model::smmuv3::Smmuv3Unit;
 use portcullis_model::smmuv3::config::{FlagUpdates, Smmuv3Config, StallModel};
 use portcullis_model::{GuestMemory, NoInterrupts, OwnedMemory};

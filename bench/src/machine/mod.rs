@@ -49,30 +49,6 @@ pub struct Machine<K: Kind> {
     pub unit: Unit<K::Driver>,
 }
 
-/// Lets the driver reach a model's registers.
-macro_rules! registers {
-    ($unit:ty) => {
-        /// The registers of a model.
-        pub struct Registers($unit);
-
-        impl portcullis_driver::platform::Mmio for Registers {
-            fn read32(&self, offset: u64) -> u32 {
-                self.0.read32(offset)
-            }
-            fn read64(&self, offset: u64) -> u64 {
-                self.0.read64(offset)
-            }
-            fn write32(&self, offset: u64, value: u32) {
-                self.0.write32(offset, value);
-            }
-            fn write64(&self, offset: u64, value: u64) {
-                self.0.write64(offset, value);
-            }
-        }
-    };
-}
-use registers;
-
 const WORKS: &str = "the unit does what it is asked";
 
 impl<K: Kind> Machine<K> {

@@ -3,13 +3,12 @@
 use super::Kind;
 use super::ram::Ram;
 use portcullis_driver::riscv;
+use portcullis_manager::embedded::UnitRegisters;
 use portcullis_model::riscv::config::RiscvConfig;
 use portcullis_model::riscv::{Riscv as Model, RiscvUnit};
 use portcullis_model::{GuestMemory, NoInterrupts, Port};
 use portcullis_spec::{PagingFormat, Pasid, Requester};
 use std::sync::Arc;
-
-super::registers!(RiscvUnit);
 
 /// A RISC-V unit.
 pub struct Riscv(RiscvUnit);
@@ -17,13 +16,13 @@ pub struct Riscv(RiscvUnit);
 impl Kind for Riscv {
     const NAME: &'static str = "riscv";
     type Model = Model;
-    type Driver = riscv::Riscv<Registers, Arc<Ram>>;
+    type Driver = riscv::Riscv<UnitRegisters<RiscvUnit>, Arc<Ram>>;
 
     fn build(memory: Arc<dyn GuestMemory>, ram: Arc<Ram>) -> (Self, Self::Driver) {
         let unit = RiscvUnit::new(RiscvConfig::full(), memory, Arc::new(NoInterrupts));
         let unit = unit.expect("a configuration");
         let options = riscv::Options::default();
-        let driver = riscv::Riscv::start(Registers(unit.clone()), ram, options);
+        let driver = riscv::Riscv::start(UnitRegisters(unit.clone()), ram, options);
         (Self(unit), driver.expect("a unit that the driver knows"))
     }
 

@@ -3,13 +3,12 @@
 use super::Kind;
 use super::ram::Ram;
 use portcullis_driver::smmuv3;
+use portcullis_manager::embedded::UnitRegisters;
 use portcullis_model::smmuv3::config::Smmuv3Config;
 use portcullis_model::smmuv3::{Smmuv3 as Model, Smmuv3Unit};
 use portcullis_model::{GuestMemory, NoInterrupts, Port};
 use portcullis_spec::{Granule, PagingFormat, Pasid, Requester};
 use std::sync::Arc;
-
-super::registers!(Smmuv3Unit);
 
 /// An SMMUv3.
 pub struct Smmuv3(Smmuv3Unit);
@@ -17,13 +16,13 @@ pub struct Smmuv3(Smmuv3Unit);
 impl Kind for Smmuv3 {
     const NAME: &'static str = "smmuv3";
     type Model = Model;
-    type Driver = smmuv3::Smmuv3<Registers, Arc<Ram>>;
+    type Driver = smmuv3::Smmuv3<UnitRegisters<Smmuv3Unit>, Arc<Ram>>;
 
     fn build(memory: Arc<dyn GuestMemory>, ram: Arc<Ram>) -> (Self, Self::Driver) {
         let unit = Smmuv3Unit::new(Smmuv3Config::full(), memory, Arc::new(NoInterrupts));
         let unit = unit.expect("a configuration");
         let options = smmuv3::Options::default();
-        let driver = smmuv3::Smmuv3::start(Registers(unit.clone()), ram, options);
+        let driver = smmuv3::Smmuv3::start(UnitRegisters(unit.clone()), ram, options);
         (Self(unit), driver.expect("a unit that the driver knows"))
     }
 

@@ -3,13 +3,12 @@
 use super::Kind;
 use super::ram::Ram;
 use portcullis_driver::vtd::{self, Mode};
+use portcullis_manager::embedded::UnitRegisters;
 use portcullis_model::vtd::config::VtdConfig;
 use portcullis_model::vtd::{Vtd as Model, VtdUnit};
 use portcullis_model::{GuestMemory, NoInterrupts, Port};
 use portcullis_spec::{PagingFormat, Pasid, PciAddress, Requester};
 use std::sync::Arc;
-
-super::registers!(VtdUnit);
 
 /// A VT-d unit.
 pub struct Vtd<const SCALABLE: bool>(VtdUnit);
@@ -22,7 +21,7 @@ pub type Scalable = Vtd<true>;
 impl<const SCALABLE: bool> Kind for Vtd<SCALABLE> {
     const NAME: &'static str = if SCALABLE { "vtd-scalable" } else { "vtd" };
     type Model = Model;
-    type Driver = vtd::Vtd<Registers, Arc<Ram>>;
+    type Driver = vtd::Vtd<UnitRegisters<VtdUnit>, Arc<Ram>>;
 
     fn build(memory: Arc<dyn GuestMemory>, ram: Arc<Ram>) -> (Self, Self::Driver) {
         let config = VtdConfig::full();
@@ -31,7 +30,7 @@ impl<const SCALABLE: bool> Kind for Vtd<SCALABLE> {
         let mode = if SCALABLE { Mode::Scalable } else { Mode::Legacy };
         let options = vtd::Options { host_address_bits, mode: Some(mode), ..vtd::Options::default() };
         let driver =
-            vtd::Vtd::start(Registers(unit.clone()), ram, options).expect("a unit that the driver knows");
+            vtd::Vtd::start(UnitRegisters(unit.clone()), ram, options).expect("a unit that the driver knows");
         (Self(unit), driver)
     }
 

@@ -51,6 +51,7 @@ pub mod ring;
 pub mod riscv;
 pub mod smmuv3;
 pub mod space;
+pub mod state;
 mod sync;
 pub mod translate;
 pub mod vtd;
@@ -64,3 +65,5 @@ pub use memory::{GuestMemory, MemoryError, OwnedMemory, Width};
 #[cfg(feature = "vm-memory")]
 pub use memory::{PortMemory, VmMemory};
 pub use port::Port;
+pub use registers::Registers;
+pub use state::StateError;

@@ -1,26 +1,50 @@
 //! What register files have in common: little-endian accesses by aligned doublewords and quadwords. Every other access is
 //! either not allowed or unspecified (VT-d 11.2, RISC-V IOMMU 5, Arm IHI 0070 6.2): here it reads zeros and writes nothing.
 
-/// Reads a register region by `read32` and `read64`.
-pub fn read(offset: u64, data: &mut [u8], read32: impl FnOnce(u64) -> u32, read64: impl FnOnce(u64) -> u64) {
-    data.fill(0);
-    match data.len() {
-        4 if offset.is_multiple_of(4) => data.copy_from_slice(&read32(offset).to_le_bytes()),
-        8 if offset.is_multiple_of(8) => data.copy_from_slice(&read64(offset).to_le_bytes()),
-        _ => {}
-    }
-}
+/// A unit's register file, as software sees it.
+pub trait Registers {
+    /// Bytes of the register region.
+    fn mmio_size(&self) -> u64;
 
-/// Writes a register region by `write32` and `write64`.
-pub fn write(offset: u64, data: &[u8], write32: impl FnOnce(u64, u32), write64: impl FnOnce(u64, u64)) {
-    if let Ok(bytes) = <[u8; 4]>::try_from(data)
-        && offset.is_multiple_of(4)
-    {
-        write32(offset, u32::from_le_bytes(bytes));
-    } else if let Ok(bytes) = <[u8; 8]>::try_from(data)
-        && offset.is_multiple_of(8)
-    {
-        write64(offset, u64::from_le_bytes(bytes));
+    /// Reads the doubleword at `offset`, a multiple of 4.
+    fn read32(&self, offset: u64) -> u32;
+
+    /// Writes the doubleword at `offset`, a multiple of 4.
+    fn write32(&self, offset: u64, value: u32);
+
+    /// Reads the quadword at `offset`, a multiple of 8: the lower doubleword first, unless the architecture says otherwise.
+    fn read64(&self, offset: u64) -> u64 {
+        let low = self.read32(offset);
+        u64::from(low) | u64::from(self.read32(offset.wrapping_add(4))) << 32
+    }
+
+    /// Writes the quadword at `offset`, a multiple of 8: the lower doubleword first, unless the architecture says otherwise.
+    fn write64(&self, offset: u64, value: u64) {
+        self.write32(offset, value as u32);
+        self.write32(offset.wrapping_add(4), (value >> 32) as u32);
+    }
+
+    /// Reads registers, little-endian.
+    fn mmio_read(&self, offset: u64, data: &mut [u8]) {
+        data.fill(0);
+        match data.len() {
+            4 if offset.is_multiple_of(4) => data.copy_from_slice(&self.read32(offset).to_le_bytes()),
+            8 if offset.is_multiple_of(8) => data.copy_from_slice(&self.read64(offset).to_le_bytes()),
+            _ => {}
+        }
+    }
+
+    /// Writes registers, little-endian.
+    fn mmio_write(&self, offset: u64, data: &[u8]) {
+        if let Ok(bytes) = <[u8; 4]>::try_from(data)
+            && offset.is_multiple_of(4)
+        {
+            self.write32(offset, u32::from_le_bytes(bytes));
+        } else if let Ok(bytes) = <[u8; 8]>::try_from(data)
+            && offset.is_multiple_of(8)
+        {
+            self.write64(offset, u64::from_le_bytes(bytes));
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod riscv_machine;
 
+use portcullis_model::Registers;
 use portcullis_model::riscv::config::RiscvConfig;
 use portcullis_spec::{Access, Iova, RequestType};
 use riscv_machine::*;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use hooked::Hooked;
 use portcullis_model::GuestMemory;
+use portcullis_model::Registers;
 use portcullis_model::riscv::RiscvUnit;
 use portcullis_model::riscv::config::RiscvConfig;
 use portcullis_spec::{Iova, PhysAddr};

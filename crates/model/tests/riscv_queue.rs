@@ -2,6 +2,7 @@
 
 mod riscv_machine;
 
+use portcullis_model::Registers;
 use portcullis_model::riscv::config::{Interrupts, RiscvConfig};
 use portcullis_spec::Access;
 use riscv_machine::*;

@@ -8,6 +8,7 @@ mod riscv_machine;
 use std::time::Instant;
 
 use portcullis_model::AccessError;
+use portcullis_model::Registers;
 use portcullis_model::riscv::config::{Interrupts, RiscvConfig};
 use portcullis_spec::riscv::Cause;
 use portcullis_spec::{Access, Iova};

@@ -2,7 +2,8 @@
 
 mod riscv_machine;
 
-use portcullis_model::riscv::StateError;
+use portcullis_model::Registers;
+use portcullis_model::StateError;
 use portcullis_model::riscv::config::{ConfigError, Interrupts, RiscvConfig};
 use portcullis_spec::Access;
 use riscv_machine::*;

@@ -3,6 +3,7 @@
 
 mod riscv_machine;
 
+use portcullis_model::Registers;
 use portcullis_model::riscv::config::RiscvConfig;
 use portcullis_spec::{Access, Cacheability, Iova};
 use riscv_machine::*;

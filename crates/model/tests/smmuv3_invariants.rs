@@ -10,6 +10,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use common::hooked::Hooked;
+use portcullis_model::Registers;
 use portcullis_model::smmuv3::config::Smmuv3Config;
 use smmuv3_machine::*;
 

@@ -3,6 +3,7 @@
 mod smmuv3_machine;
 
 use portcullis_model::Message;
+use portcullis_model::Registers;
 use portcullis_model::smmuv3::config::Smmuv3Config;
 use portcullis_model::smmuv3::wire;
 use smmuv3_machine::*;

@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use portcullis_model::AccessError;
+use portcullis_model::Registers;
 use portcullis_model::smmuv3::config::{Smmuv3Config, StallModel};
 use portcullis_spec::smmuv3::event::EventNumber;
 use portcullis_spec::{Access, Iova};

@@ -2,6 +2,7 @@
 
 mod smmuv3_machine;
 
+use portcullis_model::Registers;
 use portcullis_model::smmuv3::Smmuv3Unit;
 use portcullis_model::smmuv3::config::{ConfigError, FlagUpdates, Smmuv3Config, StallModel, TableByteOrder};
 use portcullis_model::{NoInterrupts, OwnedMemory};

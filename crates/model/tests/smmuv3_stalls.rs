@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use portcullis_model::AccessError;
+use portcullis_model::Registers;
 use portcullis_model::smmuv3::config::{Smmuv3Config, StallModel};
 use smmuv3_machine::*;
 

@@ -2,6 +2,7 @@
 
 mod smmuv3_machine;
 
+use portcullis_model::Registers;
 use portcullis_model::smmuv3::config::{FlagUpdates, Smmuv3Config};
 use smmuv3_machine::*;
 

@@ -3,6 +3,7 @@
 mod common;
 
 use common::*;
+use portcullis_model::Registers;
 use portcullis_model::vtd::config::VtdConfig;
 
 const PFO: u32 = 1;

@@ -12,6 +12,7 @@ use std::time::Duration;
 use common::hooked::Hooked;
 use common::*;
 use portcullis_model::GuestMemory;
+use portcullis_model::Registers;
 use portcullis_model::vtd::VtdUnit;
 use portcullis_model::vtd::config::VtdConfig;
 use portcullis_spec::{Iova, PhysAddr};

@@ -9,6 +9,7 @@ use std::time::Instant;
 use common::*;
 use portcullis_model::AccessError;
 use portcullis_model::GuestMemory;
+use portcullis_model::Registers;
 use portcullis_model::vtd::config::VtdConfig;
 use portcullis_spec::vtd::VtdFaultReason;
 use portcullis_spec::{Access, Iova, PhysAddr};

@@ -3,6 +3,7 @@
 mod common;
 
 use common::*;
+use portcullis_model::Registers;
 use portcullis_model::vtd::VtdUnit;
 use portcullis_model::vtd::config::{ConfigError, ScalableConfig, VtdConfig};
 use portcullis_model::{NoInterrupts, OwnedMemory};

@@ -3,8 +3,10 @@
 mod common;
 
 use common::*;
+use portcullis_model::Registers;
+use portcullis_model::StateError;
 use portcullis_model::vtd::config::VtdConfig;
-use portcullis_model::vtd::{StateError, VtdState, VtdUnit};
+use portcullis_model::vtd::{VtdState, VtdUnit};
 use portcullis_model::{NoInterrupts, OwnedMemory};
 use std::sync::Arc;
 

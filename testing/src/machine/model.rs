@@ -70,16 +70,16 @@ macro_rules! modelled {
 
         impl portcullis_driver::platform::Mmio for $name {
             fn read32(&self, offset: u64) -> u32 {
-                self.unit.read32(offset)
+                portcullis_model::Registers::read32(&self.unit, offset)
             }
             fn read64(&self, offset: u64) -> u64 {
-                self.unit.read64(offset)
+                portcullis_model::Registers::read64(&self.unit, offset)
             }
             fn write32(&self, offset: u64, value: u32) {
-                self.unit.write32(offset, value);
+                portcullis_model::Registers::write32(&self.unit, offset, value);
             }
             fn write64(&self, offset: u64, value: u64) {
-                self.unit.write64(offset, value);
+                portcullis_model::Registers::write64(&self.unit, offset, value);
             }
         }
 

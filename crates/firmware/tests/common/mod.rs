@@ -1,9 +1,9 @@
 //! Tables that tests read.
+#![allow(dead_code, reason = "every test program uses a part of its own")]
 
 use std::path::Path;
 
 /// The tables of real machines, by file name, where they are at hand; otherwise none, and a word about it.
-#[allow(dead_code)]
 pub(crate) fn real_tables() -> Vec<(String, Vec<u8>)> {
     let mut above =
         Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().map(|above| above.join("shared/data/acpi"));
@@ -23,7 +23,6 @@ pub(crate) fn real_tables() -> Vec<(String, Vec<u8>)> {
 }
 
 /// A table around `body`, put together byte by byte as ACPI 5.2.6 has it.
-#[allow(dead_code)]
 pub(crate) fn table(signature: &[u8; 4], body: &[u8]) -> Vec<u8> {
     let mut bytes = signature.to_vec();
     bytes.extend(u32::try_from(36 + body.len()).unwrap().to_le_bytes());
@@ -38,7 +37,6 @@ pub(crate) fn table(signature: &[u8; 4], body: &[u8]) -> Vec<u8> {
 }
 
 /// The bytes that a string of hexadecimal digits, blanks and remarks after `#` stands for.
-#[allow(dead_code)]
 pub(crate) fn hex(text: &str) -> Vec<u8> {
     let digits: Vec<u8> = text
         .lines()
@@ -50,7 +48,6 @@ pub(crate) fn hex(text: &str) -> Vec<u8> {
 }
 
 /// Findings as text, one a line.
-#[allow(dead_code)]
 pub(crate) fn findings(topology: &portcullis_firmware::Topology) -> Vec<String> {
     topology.findings.iter().map(ToString::to_string).collect()
 }

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use portcullis_driver::FaultSignal;
-use portcullis_driver::platform::Mmio;
 use portcullis_driver::riscv as driver;
 use portcullis_model::riscv::config::RiscvConfig;
 use portcullis_model::riscv::{Riscv, RiscvUnit};
 use portcullis_model::{GuestMemory, InterruptSink, Port};
 use portcullis_spec::{Pasid, Requester};
 
+use super::registers::UnitRegisters;
 use super::{EmbeddedError, Host, Machine};
 use crate::inventory::UnitKind;
 
@@ -47,7 +47,7 @@ impl Machine for RiscvMachine {
 
     type Options = RiscvOptions;
     type Model = Riscv;
-    type Driver = driver::Riscv<RiscvRegisters, Arc<Host>>;
+    type Driver = driver::Riscv<UnitRegisters<RiscvUnit>, Arc<Host>>;
 
     fn build(
         options: RiscvOptions,
@@ -58,7 +58,7 @@ impl Machine for RiscvMachine {
         let model = RiscvUnit::new(options.unit, memory, signals)?;
         // 4096 records, so that one device's do not crowd out another's before they are read.
         let options = driver::Options { fault_queue_size: 5, ..driver::Options::default() };
-        let driver = driver::Riscv::start(RiscvRegisters(model.clone()), host, options)?;
+        let driver = driver::Riscv::start(UnitRegisters(model.clone()), host, options)?;
         Ok((Self(model), driver))
     }
 
@@ -68,26 +68,5 @@ impl Machine for RiscvMachine {
 
     fn port(&self, requester: Requester, pasid: Option<Pasid>) -> Port<Riscv> {
         self.0.port(requester.index(), pasid)
-    }
-}
-
-/// The registers of a RISC-V IOMMU's model.
-pub struct RiscvRegisters(RiscvUnit);
-
-impl Mmio for RiscvRegisters {
-    fn read32(&self, offset: u64) -> u32 {
-        self.0.read32(offset)
-    }
-
-    fn read64(&self, offset: u64) -> u64 {
-        self.0.read64(offset)
-    }
-
-    fn write32(&self, offset: u64, value: u32) {
-        self.0.write32(offset, value);
-    }
-
-    fn write64(&self, offset: u64, value: u64) {
-        self.0.write64(offset, value);
     }
 }

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use portcullis_driver::FaultSignal;
-use portcullis_driver::platform::Mmio;
 use portcullis_driver::smmuv3 as driver;
 use portcullis_model::smmuv3::config::Smmuv3Config;
 use portcullis_model::smmuv3::{Smmuv3, Smmuv3Unit};
 use portcullis_model::{GuestMemory, InterruptSink, Port};
 use portcullis_spec::{Pasid, Requester};
 
+use super::registers::UnitRegisters;
 use super::{EmbeddedError, Host, Machine};
 use crate::inventory::UnitKind;
 
@@ -47,7 +47,7 @@ impl Machine for Smmuv3Machine {
 
     type Options = Smmuv3Options;
     type Model = Smmuv3;
-    type Driver = driver::Smmuv3<Smmuv3Registers, Arc<Host>>;
+    type Driver = driver::Smmuv3<UnitRegisters<Smmuv3Unit>, Arc<Host>>;
 
     fn build(
         options: Smmuv3Options,
@@ -58,7 +58,7 @@ impl Machine for Smmuv3Machine {
         let model = Smmuv3Unit::new(options.unit, memory, signals)?;
         // 4096 events, so that one device's do not crowd out another's before they are read.
         let options = driver::Options { event_queue_size: 5, ..driver::Options::default() };
-        let driver = driver::Smmuv3::start(Smmuv3Registers(model.clone()), host, options)?;
+        let driver = driver::Smmuv3::start(UnitRegisters(model.clone()), host, options)?;
         Ok((Self(model), driver))
     }
 
@@ -68,26 +68,5 @@ impl Machine for Smmuv3Machine {
 
     fn port(&self, requester: Requester, pasid: Option<Pasid>) -> Port<Smmuv3> {
         self.0.port(requester.index(), pasid)
-    }
-}
-
-/// The registers of an SMMUv3 model.
-pub struct Smmuv3Registers(Smmuv3Unit);
-
-impl Mmio for Smmuv3Registers {
-    fn read32(&self, offset: u64) -> u32 {
-        self.0.read32(offset)
-    }
-
-    fn read64(&self, offset: u64) -> u64 {
-        self.0.read64(offset)
-    }
-
-    fn write32(&self, offset: u64, value: u32) {
-        self.0.write32(offset, value);
-    }
-
-    fn write64(&self, offset: u64, value: u64) {
-        self.0.write64(offset, value);
     }
 }

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use portcullis_driver::FaultSignal;
-use portcullis_driver::platform::Mmio;
 use portcullis_driver::vtd::{self, Mode};
 use portcullis_model::vtd::config::VtdConfig;
 use portcullis_model::vtd::{Vtd, VtdUnit};
 use portcullis_model::{GuestMemory, InterruptSink, Port};
 use portcullis_spec::{Pasid, PciAddress, Requester};
 
+use super::registers::UnitRegisters;
 use super::{EmbeddedError, Host, Machine};
 use crate::inventory::UnitKind;
 
@@ -49,7 +49,7 @@ impl Machine for VtdMachine {
 
     type Options = VtdOptions;
     type Model = Vtd;
-    type Driver = vtd::Vtd<VtdRegisters, Arc<Host>>;
+    type Driver = vtd::Vtd<UnitRegisters<VtdUnit>, Arc<Host>>;
 
     fn build(
         options: VtdOptions,
@@ -61,7 +61,7 @@ impl Machine for VtdMachine {
         let (segment, host_address_bits) = (unit.segment, unit.host_address_bits);
         let model = VtdUnit::new(unit, memory, signals)?;
         let options = vtd::Options { segment, host_address_bits, mode, ..vtd::Options::default() };
-        let driver = vtd::Vtd::start(VtdRegisters(model.clone()), host, options)?;
+        let driver = vtd::Vtd::start(UnitRegisters(model.clone()), host, options)?;
         Ok((Self(model), driver))
     }
 
@@ -75,26 +75,5 @@ impl Machine for VtdMachine {
 
     fn port(&self, requester: Requester, pasid: Option<Pasid>) -> Port<Vtd> {
         self.0.port(requester.index() as u16, pasid)
-    }
-}
-
-/// The registers of a VT-d model.
-pub struct VtdRegisters(VtdUnit);
-
-impl Mmio for VtdRegisters {
-    fn read32(&self, offset: u64) -> u32 {
-        self.0.read32(offset)
-    }
-
-    fn read64(&self, offset: u64) -> u64 {
-        self.0.read64(offset)
-    }
-
-    fn write32(&self, offset: u64, value: u32) {
-        self.0.write32(offset, value);
-    }
-
-    fn write64(&self, offset: u64, value: u64) {
-        self.0.write64(offset, value);
     }
 }

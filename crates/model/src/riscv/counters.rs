@@ -10,9 +10,9 @@ use std::time::Instant;
 use portcullis_spec::riscv::registers::{HpmEvent, Iohpmcycles, Iohpmevt, offset};
 use portcullis_spec::{DomainTag, Pasid, SpaceTag, Tags};
 
-use super::locked;
 use super::lookup::HOST;
 use crate::registers::{half, put_half};
+use crate::state::locked;
 
 /// Event counters that there can be.
 const MOST: usize = 31;

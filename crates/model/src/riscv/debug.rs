@@ -5,8 +5,9 @@ use portcullis_spec::{
     Access, Cacheability, Iova, Pasid, PhysAddr, RequestType, Requester, Transaction, Translation,
 };
 
-use super::{RiscvUnit, locked};
+use super::RiscvUnit;
 use crate::registers::{half, put_half};
+use crate::state::locked;
 
 /// The registers.
 #[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize)]

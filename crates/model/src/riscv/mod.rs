@@ -16,7 +16,7 @@ mod registers;
 mod state;
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use portcullis_pagetable::AnyFormat;
 use portcullis_spec::riscv::fault::FaultRecord;
@@ -32,6 +32,7 @@ use crate::interrupt::InterruptSink;
 use crate::memory::{Addressable, GuestMemory};
 use crate::port::Port;
 use crate::refusal::Refusal;
+use crate::state::locked;
 use config::{ConfigError, RiscvConfig};
 use counters::{Counters, Ids};
 use debug::Debug;
@@ -39,7 +40,7 @@ use events::Events;
 use lookup::{Lookup, Root};
 pub use lookup::{Note, Stop};
 use queue::Queue;
-pub use state::{RiscvState, StateError};
+pub use state::RiscvState;
 
 /// A RISC-V IOMMU. Clones are the same unit.
 #[derive(Clone)]
@@ -72,10 +73,6 @@ pub struct Riscv {
     /// The wires as they were driven last. Held while interrupts are delivered, so that levels don't overtake each other.
     delivery: Mutex<u16>,
     events: Mutex<Events>,
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl RiscvUnit {

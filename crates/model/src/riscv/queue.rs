@@ -11,12 +11,13 @@ use portcullis_spec::{
     TranslationScope,
 };
 
+use super::RiscvUnit;
 use super::events::{QueueError, legal_base};
 use super::lookup::HOST;
-use super::{RiscvUnit, locked};
 use crate::memory::load_words;
 use crate::registers::put_half;
 use crate::ring::Ring;
+use crate::state::locked;
 
 /// log2 of a command's bytes.
 const COMMAND_SHIFT: u8 = COMMAND_SIZE.trailing_zeros() as u8;

@@ -6,50 +6,29 @@ use std::sync::atomic::Ordering;
 use portcullis_spec::Invalidation;
 use portcullis_spec::riscv::registers::{Cqcsr, Ddtp, Fctl, Fqcsr, IommuMode, REGISTER_REGION_SIZE, offset};
 
-use super::{RiscvUnit, debug, locked, queue};
-use crate::registers::{self, half, put_half};
+use super::{RiscvUnit, debug, queue};
+use crate::registers::{Registers, half, put_half};
+use crate::state::locked;
 
 const DDTP_END: u64 = offset::DDTP + 4;
 const FQB_END: u64 = offset::FQB + 4;
 
-impl RiscvUnit {
-    /// Bytes of the register region.
-    #[must_use]
-    pub const fn mmio_size(&self) -> u64 {
+impl Registers for RiscvUnit {
+    fn mmio_size(&self) -> u64 {
         REGISTER_REGION_SIZE
     }
 
-    /// Reads registers, little-endian.
-    pub fn mmio_read(&self, offset: u64, data: &mut [u8]) {
-        registers::read(offset, data, |offset| self.read32(offset), |offset| self.read64(offset));
-    }
-
-    /// Writes registers, little-endian.
-    pub fn mmio_write(&self, offset: u64, data: &[u8]) {
-        registers::write(
-            offset,
-            data,
-            |offset, value| self.write32(offset, value),
-            |offset, value| self.write64(offset, value),
-        );
-    }
-
-    /// Reads the quadword at `offset`, a multiple of 8.
-    #[must_use]
-    pub fn read64(&self, offset: u64) -> u64 {
+    fn read64(&self, offset: u64) -> u64 {
         let high = self.read32(offset.wrapping_add(4));
         u64::from(high) << 32 | u64::from(self.read32(offset))
     }
 
-    /// Writes the quadword at `offset`, a multiple of 8.
-    pub fn write64(&self, offset: u64, value: u64) {
+    fn write64(&self, offset: u64, value: u64) {
         self.write32(offset.wrapping_add(4), (value >> 32) as u32);
         self.write32(offset, value as u32);
     }
 
-    /// Reads the doubleword at `offset`, a multiple of 4.
-    #[must_use]
-    pub fn read32(&self, offset: u64) -> u32 {
+    fn read32(&self, offset: u64) -> u32 {
         self.poll();
         let riscv = self.riscv();
         match offset {
@@ -70,8 +49,7 @@ impl RiscvUnit {
         }
     }
 
-    /// Writes the doubleword at `offset`, a multiple of 4.
-    pub fn write32(&self, offset: u64, value: u32) {
+    fn write32(&self, offset: u64, value: u32) {
         self.poll();
         let riscv = self.riscv();
         let entries = riscv.config.queue_entries_log2;
@@ -102,7 +80,9 @@ impl RiscvUnit {
             _ => {}
         }
     }
+}
 
+impl RiscvUnit {
     /// `fctl` (5.4): what is fixed stays. Changing the byte order while anything is in use is unspecified; here it holds for all
     /// reads from then on.
     fn write_features(&self, value: Fctl) {

@@ -5,12 +5,14 @@ use std::sync::atomic::Ordering;
 use portcullis_spec::Invalidation;
 use portcullis_spec::riscv::registers::{Ddtp, Fctl, IommuMode};
 
+use super::RiscvUnit;
 use super::config::RiscvConfig;
 use super::counters::CounterRegisters;
 use super::debug::Debug;
 use super::events::Events;
 use super::queue::{self, Queue};
-use super::{RiscvUnit, locked};
+use crate::state::StateError;
+use crate::state::locked;
 
 /// All architectural state of a unit.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
@@ -23,17 +25,6 @@ pub struct RiscvState {
     events: Events,
     counters: CounterRegisters,
     debug: Debug,
-}
-
-/// Why a state can't be restored.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum StateError {
-    /// It was saved by a unit with another configuration.
-    #[error("the state was saved by a unit with another configuration")]
-    OtherConfig,
-    /// It holds values that no such unit has.
-    #[error("the state holds values that no such unit can have")]
-    Impossible,
 }
 
 impl RiscvUnit {

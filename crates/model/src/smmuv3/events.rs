@@ -4,10 +4,11 @@ use portcullis_spec::PhysAddr;
 use portcullis_spec::smmuv3::event::EventRecord;
 use portcullis_spec::smmuv3::registers::{EventqIndex, Gerror, IrqCtrl, QueueBase};
 
-use super::{Smmuv3, locked};
+use super::Smmuv3;
 use crate::interrupt::deliver;
 use crate::memory::GuestMemory;
 use crate::ring::WrappingRing;
+use crate::state::locked;
 
 /// The unit's interrupt wires. All are edges.
 pub mod wire {

@@ -8,9 +8,10 @@ use portcullis_spec::smmuv3::ste::Config;
 use portcullis_spec::{Access, Context, Iova, Ipa, Pasid, StageNumber};
 
 use super::note::Stop;
-use super::{Smmuv3Unit, fault, locked, lookup, stream, without_top_byte};
+use super::{Smmuv3Unit, fault, lookup, stream, without_top_byte};
 use crate::refusal::Refusal;
 use crate::registers::put_half;
+use crate::state::locked;
 use crate::translate::{self, PageTranslation, Request, Stages};
 
 /// ATOS_PAR.FAULTCODE: a malformed request (9.1.5).

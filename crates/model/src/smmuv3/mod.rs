@@ -20,7 +20,7 @@ mod stream;
 mod tables;
 
 use std::sync::atomic::AtomicU32;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 
 use portcullis_pagetable::AnyFormat;
 use portcullis_spec::smmuv3::event::EventRecord;
@@ -44,7 +44,7 @@ pub use note::{FaultFlags, Note, Override, Stop};
 use queue::Queue;
 use registers::Control;
 use stall::Stalls;
-pub use state::{Smmuv3State, StateError};
+pub use state::Smmuv3State;
 
 /// An SMMUv3. Clones are the same unit.
 #[derive(Clone)]
@@ -79,10 +79,6 @@ pub struct Record {
     event: EventRecord,
     /// The tag of a stalled transaction, where there was room for one.
     tag: Option<u16>,
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// An address whose bits 63:56 are taken from bit 55 (3.4.1, top byte ignored).

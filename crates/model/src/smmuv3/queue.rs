@@ -9,13 +9,14 @@ use portcullis_spec::{
     TranslationScope,
 };
 
+use super::Smmuv3Unit;
 use super::events::{queue_base, wire};
 use super::lookup::EL2;
 use super::registers::index_mask;
-use super::{Smmuv3Unit, locked};
 use crate::engine::{Outcome, Release};
 use crate::memory::load_words;
 use crate::ring::WrappingRing;
+use crate::state::locked;
 
 /// The registers of the queue; CMDQ_CONS is beside them ([`super::Smmuv3::consumer`]).
 #[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]

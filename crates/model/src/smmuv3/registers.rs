@@ -12,8 +12,9 @@ use portcullis_spec::smmuv3::registers::{
 use super::events::MessageRegisters;
 use super::lookup::Steering;
 use super::stream::StreamTable;
-use super::{Smmuv3, Smmuv3Unit, gatos, locked, queue};
-use crate::registers::{self, half, put_half};
+use super::{Smmuv3, Smmuv3Unit, gatos, queue};
+use crate::registers::{Registers, half, put_half};
+use crate::state::locked;
 
 /// Registers that steer the unit.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
@@ -72,44 +73,12 @@ impl Control {
     }
 }
 
-impl Smmuv3Unit {
-    /// Bytes of the register region: page 0 and page 1.
-    #[must_use]
-    pub const fn mmio_size(&self) -> u64 {
+impl Registers for Smmuv3Unit {
+    fn mmio_size(&self) -> u64 {
         REGISTER_REGION_SIZE
     }
 
-    /// Reads registers, little-endian.
-    pub fn mmio_read(&self, offset: u64, data: &mut [u8]) {
-        registers::read(offset, data, |offset| self.read32(offset), |offset| self.read64(offset));
-    }
-
-    /// Writes registers, little-endian.
-    pub fn mmio_write(&self, offset: u64, data: &[u8]) {
-        registers::write(
-            offset,
-            data,
-            |offset, value| self.write32(offset, value),
-            |offset, value| self.write64(offset, value),
-        );
-    }
-
-    /// Reads the quadword at `offset`, a multiple of 8.
-    #[must_use]
-    pub fn read64(&self, offset: u64) -> u64 {
-        let low = self.read32(offset);
-        u64::from(low) | u64::from(self.read32(offset.wrapping_add(4))) << 32
-    }
-
-    /// Writes the quadword at `offset`, a multiple of 8.
-    pub fn write64(&self, offset: u64, value: u64) {
-        self.write32(offset, value as u32);
-        self.write32(offset.wrapping_add(4), (value >> 32) as u32);
-    }
-
-    /// Reads the doubleword at `offset`, a multiple of 4.
-    #[must_use]
-    pub fn read32(&self, offset: u64) -> u32 {
+    fn read32(&self, offset: u64) -> u32 {
         let smmu = self.smmu();
         let control = || locked(&smmu.control);
         let events = || locked(&smmu.events);
@@ -152,8 +121,7 @@ impl Smmuv3Unit {
         }
     }
 
-    /// Writes the doubleword at `offset`, a multiple of 4.
-    pub fn write32(&self, offset: u64, value: u32) {
+    fn write32(&self, offset: u64, value: u32) {
         let smmu = self.smmu();
         match offset {
             offset::CR0 => self.write_cr0(Cr0::from_bits(value)),
@@ -212,7 +180,9 @@ impl Smmuv3Unit {
             _ => {}
         }
     }
+}
 
+impl Smmuv3Unit {
     /// CR0 (6.3.9). Every field is updated before this returns, and CR0ACK reads the same.
     fn write_cr0(&self, wanted: Cr0) {
         let smmu = self.smmu();

@@ -5,11 +5,13 @@ use std::sync::atomic::Ordering;
 use portcullis_spec::Invalidation;
 use portcullis_spec::smmuv3::registers::{CmdqCons, Cr0};
 
+use super::Smmuv3Unit;
 use super::config::Smmuv3Config;
 use super::events::Events;
 use super::queue::{self, Queue};
 use super::registers::Control;
-use super::{Smmuv3Unit, locked};
+use crate::state::StateError;
+use crate::state::locked;
 
 /// All architectural state of a unit. Transactions that are stalled belong to their devices: a unit that restores this
 /// does not know them, and a CMD_RESUME of one does nothing.
@@ -20,17 +22,6 @@ pub struct Smmuv3State {
     events: Events,
     queue: Queue,
     consumer: u32,
-}
-
-/// Why a state can't be restored.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum StateError {
-    /// It was saved by a unit with another configuration.
-    #[error("the state was saved by a unit with another configuration")]
-    OtherConfig,
-    /// It holds values that no such unit has.
-    #[error("the state holds values that no such unit can have")]
-    Impossible,
 }
 
 impl Smmuv3Unit {

@@ -13,7 +13,7 @@ mod registers;
 mod state;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 
 use portcullis_pagetable::{AnyFormat, format};
 use portcullis_spec::vtd::fault::FaultRecord;
@@ -30,13 +30,14 @@ use crate::interrupt::{InterruptSink, Message};
 use crate::memory::GuestMemory;
 use crate::port::Port;
 use crate::refusal::{Detail, Refusal};
+use crate::state::locked;
 use config::{ConfigError, VtdConfig};
 use events::Events;
 use lookup::{Capabilities, Root};
 pub use lookup::{Mode, Note};
 use queue::Queue;
 use registers::{Control, Protection};
-pub use state::{StateError, VtdState};
+pub use state::VtdState;
 
 /// A VT-d remapping hardware unit. Clones are the same unit.
 #[derive(Clone)]
@@ -64,10 +65,6 @@ pub struct Vtd {
     queue: Mutex<Queue>,
     /// IQH_REG, apart so that it can be read while the queue is worked on.
     queue_head: AtomicU64,
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl VtdUnit {

@@ -13,10 +13,11 @@ use portcullis_spec::{
     TranslationScope,
 };
 
+use super::VtdUnit;
 use super::registers::Control;
-use super::{VtdUnit, locked};
 use crate::memory::load_words;
 use crate::ring::{BadOffset, Ring};
+use crate::state::locked;
 
 /// The registers of the queue; its head is beside them ([`super::Vtd::queue_head`]).
 #[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]

@@ -10,8 +10,9 @@ use portcullis_spec::vtd::registers::{
 };
 use portcullis_spec::{Invalidation, PhysAddr};
 
-use super::{Vtd, VtdUnit, locked, queue};
-use crate::registers::{self, half, put_half};
+use super::{Vtd, VtdUnit, queue};
+use crate::registers::{Registers, half, put_half};
+use crate::state::locked;
 
 /// Bits of a protected region's base and limit that can't be set: regions are multiples of 2 MiB.
 const PROTECTED_ALIGNMENT: u64 = 0x1f_ffff;
@@ -50,47 +51,15 @@ pub(super) struct Protection {
     pub(super) regions: Vec<(u64, u64)>,
 }
 
-impl VtdUnit {
-    /// Bytes of the register region, a multiple of 4 KiB.
-    #[must_use]
-    pub fn mmio_size(&self) -> u64 {
+impl Registers for VtdUnit {
+    fn mmio_size(&self) -> u64 {
         let config = self.config();
         let records = u64::from(config.fault_record_offset) + 16 * u64::from(config.fault_records);
         let iotlb = u64::from(config.iotlb_offset) + 16;
         records.max(iotlb).next_multiple_of(0x1000)
     }
 
-    /// Reads registers, little-endian.
-    pub fn mmio_read(&self, offset: u64, data: &mut [u8]) {
-        registers::read(offset, data, |offset| self.read32(offset), |offset| self.read64(offset));
-    }
-
-    /// Writes registers, little-endian.
-    pub fn mmio_write(&self, offset: u64, data: &[u8]) {
-        registers::write(
-            offset,
-            data,
-            |offset, value| self.write32(offset, value),
-            |offset, value| self.write64(offset, value),
-        );
-    }
-
-    /// Reads the quadword at `offset`, a multiple of 8.
-    #[must_use]
-    pub fn read64(&self, offset: u64) -> u64 {
-        let low = self.read32(offset);
-        u64::from(low) | u64::from(self.read32(offset.wrapping_add(4))) << 32
-    }
-
-    /// Writes the quadword at `offset`, a multiple of 8.
-    pub fn write64(&self, offset: u64, value: u64) {
-        self.write32(offset, value as u32);
-        self.write32(offset.wrapping_add(4), (value >> 32) as u32);
-    }
-
-    /// Reads the doubleword at `offset`, a multiple of 4.
-    #[must_use]
-    pub fn read32(&self, offset: u64) -> u32 {
+    fn read32(&self, offset: u64) -> u32 {
         let vtd = self.vtd();
         let control = || locked(&vtd.control);
         let events = || locked(&vtd.events);
@@ -124,25 +93,7 @@ impl VtdUnit {
         }
     }
 
-    /// Registers whose place the configuration chooses.
-    fn read_placed(&self, offset: u64) -> u32 {
-        let vtd = self.vtd();
-        let iotlb = vtd.ecap().iotlb_offset();
-        if offset & !7 == iotlb + offset::IVA_FROM_IRO {
-            // VT-d 11.4.6.3: write-only.
-            return 0;
-        }
-        if offset & !7 == iotlb + offset::IOTLB_FROM_IRO {
-            return half(locked(&vtd.control).iotlb, offset);
-        }
-        match vtd.record_place(offset) {
-            Some((index, word)) => locked(&vtd.events).record_word(index, word),
-            None => 0,
-        }
-    }
-
-    /// Writes the doubleword at `offset`, a multiple of 4.
-    pub fn write32(&self, offset: u64, value: u32) {
+    fn write32(&self, offset: u64, value: u32) {
         let vtd = self.vtd();
         let control = || locked(&vtd.control);
         let events = || locked(&vtd.events);
@@ -176,6 +127,25 @@ impl VtdUnit {
             offset::IEDATA if queued => events().completion.data = value & 0xffff,
             offset::IEADDR if queued => events().completion.address = value & !3,
             _ => self.write_placed(offset, value),
+        }
+    }
+}
+
+impl VtdUnit {
+    /// Registers whose place the configuration chooses.
+    fn read_placed(&self, offset: u64) -> u32 {
+        let vtd = self.vtd();
+        let iotlb = vtd.ecap().iotlb_offset();
+        if offset & !7 == iotlb + offset::IVA_FROM_IRO {
+            // VT-d 11.4.6.3: write-only.
+            return 0;
+        }
+        if offset & !7 == iotlb + offset::IOTLB_FROM_IRO {
+            return half(locked(&vtd.control).iotlb, offset);
+        }
+        match vtd.record_place(offset) {
+            Some((index, word)) => locked(&vtd.events).record_word(index, word),
+            None => 0,
         }
     }
 

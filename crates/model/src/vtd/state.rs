@@ -5,11 +5,13 @@ use std::sync::atomic::Ordering;
 use portcullis_spec::Invalidation;
 use portcullis_spec::vtd::registers::{Gsts, Iqa, Pmen};
 
+use super::VtdUnit;
 use super::config::VtdConfig;
 use super::events::Events;
 use super::queue::{self, Queue};
 use super::registers::Control;
-use super::{VtdUnit, locked};
+use crate::state::StateError;
+use crate::state::locked;
 
 /// All architectural state of a unit.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
@@ -19,17 +21,6 @@ pub struct VtdState {
     events: Events,
     queue: Queue,
     queue_head: u64,
-}
-
-/// Why a state can't be restored.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum StateError {
-    /// It was saved by a unit with another configuration.
-    #[error("the state was saved by a unit with another configuration")]
-    OtherConfig,
-    /// It holds values that no such unit has.
-    #[error("the state holds values that no such unit can have")]
-    Impossible,
 }
 
 impl VtdUnit {

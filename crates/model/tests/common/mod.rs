@@ -4,6 +4,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use portcullis_model::Registers;
 use portcullis_model::vtd::config::{ScalableConfig, VtdConfig};
 use portcullis_model::vtd::{VtdPort, VtdUnit};
 use portcullis_model::{AccessError, GuestMemory, InterruptSink, Message, OwnedMemory, Undelivered};

@@ -5,6 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
+use portcullis_model::Registers;
 use portcullis_model::riscv::config::RiscvConfig;
 use portcullis_model::riscv::{RiscvPort, RiscvUnit};
 use portcullis_model::{AccessError, GuestMemory, InterruptSink, Message, OwnedMemory, Undelivered};

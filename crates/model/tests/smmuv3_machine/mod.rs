@@ -4,6 +4,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use portcullis_model::Registers;
 use portcullis_model::smmuv3::config::Smmuv3Config;
 use portcullis_model::smmuv3::{Smmuv3Port, Smmuv3Unit};
 use portcullis_model::{AccessError, GuestMemory, InterruptSink, Message, OwnedMemory, Undelivered};
