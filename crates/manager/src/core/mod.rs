@@ -12,12 +12,15 @@
 //! | grant | one mapping of a space |
 //! | static grant | a mapping that configuration gives to a device that no client claims (smmuman's `allow`) |
 
+mod attach;
 mod claim;
 mod event;
 mod free;
 mod ledger;
 mod map;
+mod memory;
 mod policy;
+mod presence;
 mod refusal;
 mod restore;
 mod space;
@@ -36,17 +39,17 @@ use serde::{Deserialize, Serialize};
 use ledger::{Entry, Ledger};
 
 use crate::{
-    backend::{Backend, BackendError, Capabilities, Change, MemoryId, Source, SpaceId, ViolationSource},
+    backend::{Backend, BackendError, Capabilities, MemoryId, Source, SpaceId, ViolationSource},
     inventory::{Device, DeviceId, Group, GroupId, Inventory, Unit, UnitId},
 };
 
+pub use attach::Joined;
 pub use event::Event;
 pub use ledger::{BadLedger, Former, Identity};
 pub use map::{Asked, Granted, MapFrom, Removed};
 pub use policy::{Limits, Pattern, Policy};
 pub use refusal::Refusal;
 pub use restore::{Kept, Restored};
-pub use space::Joined;
 pub use statics::StaticGrant;
 pub use view::{DeviceView, GrantView};
 
@@ -231,40 +234,6 @@ impl Core {
         Ok(core)
     }
 
-    fn add_device(&mut self, id: DeviceId, mut device: Device) {
-        device.group = self.group_of(&device);
-        let state = self.groups.entry(device.group).or_insert_with(|| GroupState {
-            group: Group { id: device.group, reasons: Vec::new() },
-            members: Vec::new(),
-            holder: None,
-            quarantine: None,
-        });
-        state.members.push(id);
-        self.names.insert(device.name.clone(), id);
-        self.devices.insert(id, DeviceState { device, attached: BTreeMap::new() });
-    }
-
-    /// The device's own group, or that of the first device behind its unit where the unit sees them all as one.
-    fn group_of(&mut self, device: &Device) -> GroupId {
-        let Some(unit) = device.unit else { return device.group };
-        match self.units.get(unit.0 as usize) {
-            Some(u) if !u.capabilities.tells_devices_apart => {
-                let first =
-                    self.devices.values().find(|d| d.device.unit == Some(unit)).map(|d| d.device.group);
-                if let Some(state) = first.and_then(|group| self.groups.get_mut(&group)) {
-                    let first = state.members.first().and_then(|m| self.devices.get(m));
-                    let with = first.map_or("the others", |d| d.device.name.as_str());
-                    state.group.reasons.push(format!(
-                        "{} shares with {with}: {} cannot tell its devices apart",
-                        device.name, u.name
-                    ));
-                }
-                first.unwrap_or(device.group)
-            }
-            _ => device.group,
-        }
-    }
-
     /// A client came; `policy` is what it was given.
     ///
     /// # Errors
@@ -319,112 +288,6 @@ impl Core {
         if let Some(state) = self.clients.remove(&client) {
             self.events.push(Event::ClientLeft { client, name: state.policy.name.clone() });
         }
-    }
-
-    /// Registers memory for a client. The caller has made sure that it cannot shrink.
-    ///
-    /// # Errors
-    ///
-    /// A limit, or the back end's.
-    pub fn add_memory(
-        &mut self,
-        client: ClientId,
-        file: Arc<OwnedFd>,
-        length: u64,
-        writable: bool,
-    ) -> Result<MemoryId, Refusal> {
-        self.alive()?;
-        let state = self.clients.get(&client).ok_or(Refusal::NoSuchClient)?;
-        let limit = state.policy.limits.memories;
-        if state.memories.len() as u64 >= limit {
-            return Err(Refusal::TooMuch { client: state.policy.name.clone(), what: "memories", limit });
-        }
-        let id = MemoryId(self.next_memory);
-        self.next_memory += 1;
-        let added = self.backend.add_memory(id, file.clone(), length, writable);
-        self.carried_out(added)?;
-        self.note_down_of(client, || Entry::Memory { client: client.0, memory: id.0, length, writable });
-        self.kept_changed += 1;
-        self.memories.insert(id, Memory { owner: client, file, length, writable, uses: 0 });
-        if let Some(state) = self.clients.get_mut(&client) {
-            state.memories.insert(id);
-        }
-        Ok(id)
-    }
-
-    /// Forgets a client's memory.
-    ///
-    /// # Errors
-    ///
-    /// [`Refusal::InUse`] while mappings lead to it.
-    pub fn remove_memory(&mut self, client: ClientId, memory: MemoryId) -> Result<(), Refusal> {
-        self.alive()?;
-        let state = self.memories.get(&memory).filter(|m| m.owner == client);
-        let uses = state.ok_or(Refusal::NoSuchMemory(memory.0))?.uses;
-        if uses != 0 {
-            return Err(Refusal::InUse {
-                what: format!("memory {}", memory.0),
-                by: format!("{uses} grants"),
-            });
-        }
-        self.note_down_of(client, || Entry::NoMemory { memory: memory.0 });
-        self.kept_changed += 1;
-        let removed = self.backend.remove_memory(memory);
-        self.carried_out(removed)?;
-        self.memories.remove(&memory);
-        if let Some(state) = self.clients.get_mut(&client) {
-            state.memories.remove(&memory);
-        }
-        Ok(())
-    }
-
-    /// A descriptor that can be read as soon as [`Core::take_changes`] has something to take in, the first time it is asked for.
-    pub fn change_signal(&mut self) -> Option<OwnedFd> {
-        self.backend.change_signal()
-    }
-
-    /// Takes in what happened to the hardware unasked, and gives back what can be given back by now.
-    pub fn take_changes(&mut self) {
-        if self.safe_state.is_some() {
-            return;
-        }
-        let quarantined = self.groups.iter().filter(|(_, group)| group.quarantine.is_some());
-        for group in quarantined.map(|(&id, _)| id).collect::<Vec<_>>() {
-            if self.leave_quarantine(group).is_err() {
-                return;
-            }
-        }
-        for change in self.backend.changes() {
-            match change {
-                Change::Appeared(id, device) => {
-                    self.events.push(Event::Appeared { device: device.name.clone() });
-                    self.add_device(id, device);
-                }
-                Change::Disappeared(id) => self.remove_device(id),
-            }
-        }
-        self.holders_changed += 1;
-    }
-
-    fn remove_device(&mut self, id: DeviceId) {
-        let Some(state) = self.devices.remove(&id) else { return };
-        self.note_down(&Entry::Release { devices: vec![state.device.name.clone()] });
-        for (&pasid, &space) in &state.attached {
-            if let Some(space) = self.spaces.get_mut(&space) {
-                space.attached.remove(&(id, pasid));
-            }
-            self.left(space, state.device.unit);
-        }
-        self.names.remove(&state.device.name);
-        let holder = self.groups.get(&state.device.group).and_then(|group| group.holder);
-        if let Some(group) = self.groups.get_mut(&state.device.group) {
-            group.members.retain(|&member| member != id);
-            if group.members.is_empty() {
-                self.groups.remove(&state.device.group);
-            }
-        }
-        let client = holder.map(|holder| self.client_name(holder));
-        self.events.push(Event::Disappeared { device: state.device.name, client });
     }
 
     /// Blocks everything that was granted, for good.

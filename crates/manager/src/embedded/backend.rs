@@ -5,7 +5,6 @@ use std::{
     fs::File,
     os::fd::{BorrowedFd, OwnedFd},
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use portcullis_driver::{Device as DriverDevice, DomainOptions, Error, RegionKind};
@@ -16,6 +15,7 @@ use super::{
     Embedded, EmbeddedDomain, EmbeddedError, EmbeddedOptions, Machine, VtdMachine,
     device::{Dma, Kind, Simulated},
     plug::{Plug, Plugs},
+    refused::Refused,
 };
 use crate::{
     backend::{
@@ -25,7 +25,6 @@ use crate::{
         Device, DeviceId, DeviceKind, Group, GroupId, Inventory, ReservedKind, ReservedRegion, Unit,
         UnitCapabilities, UnitId,
     },
-    violation::{RawRecord, Violation},
 };
 
 /// Simulated memory that no client brought: static grants and unity-mapped guests lead there.
@@ -314,7 +313,7 @@ impl<M: Machine> Backend for EmbeddedBackend<M> {
         if std::mem::replace(&mut self.read, true) {
             return None;
         }
-        Some(Box::new(Refused { platform: self.platform.clone(), unrecorded: 0, more: false }))
+        Some(Box::new(Refused::of(self.platform.clone())))
     }
 
     fn change_signal(&mut self) -> Option<OwnedFd> {
@@ -475,40 +474,5 @@ impl<M: Machine> Backend for EmbeddedBackend<M> {
 
     fn traffic(&self, device: DeviceId) -> Option<u64> {
         self.devices.get(device.0 as usize).map(Simulated::requests)
-    }
-}
-
-/// The unit's fault records.
-struct Refused<M: Machine> {
-    platform: Arc<Embedded<M>>,
-    /// Faults without a record that were told of.
-    unrecorded: u64,
-    /// Records wait of which no message will come.
-    more: bool,
-}
-
-impl<M: Machine> ViolationSource for Refused<M> {
-    fn read(&mut self, timeout: Duration, sink: &mut dyn FnMut(Violation)) -> Result<u64, BackendError> {
-        if !self.more {
-            self.platform.wait_for_faults(timeout);
-        }
-        let counts = self.platform.unit().read_faults(|record| {
-            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            sink(Violation {
-                unit: Some(UnitId(0)),
-                device: None,
-                fault: record.fault,
-                time: u64::try_from(since.as_nanos()).unwrap_or(u64::MAX),
-                raw: RawRecord { words: record.raw, length: M::RECORD_WORDS },
-                count: 1,
-            });
-        });
-        self.more = counts.more;
-        let lost = match self.platform.machine().unrecorded() {
-            Some(unrecorded) => unrecorded - std::mem::replace(&mut self.unrecorded, unrecorded),
-            // How many records an overflow cost the unit does not say; at least one each time.
-            None => counts.overflows,
-        };
-        Ok(lost + counts.unknown)
     }
 }

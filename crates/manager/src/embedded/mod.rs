@@ -8,6 +8,7 @@ pub mod device;
 mod machine;
 mod platform;
 mod plug;
+mod refused;
 mod registers;
 pub mod riscv;
 pub mod smmuv3;

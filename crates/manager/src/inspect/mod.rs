@@ -5,6 +5,8 @@
 
 mod capability;
 mod findings;
+mod grouping;
+mod guards;
 mod names;
 mod report;
 

@@ -1,10 +1,10 @@
 //! The report on a host: what there is, put together.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use portcullis_firmware::{
     groups::{Function, TranslationServices},
-    topology::{Declared, Topology, Unit, UnitId},
+    topology::{Declared, Topology, Unit},
 };
 use portcullis_spec::{PciAddress, Requester};
 use serde::Serialize;
@@ -12,11 +12,12 @@ use serde::Serialize;
 use super::{
     capability::{self, Capability},
     findings::{self, Finding},
+    grouping::groups,
+    guards::Guards,
     names::{PciNames, class_name},
 };
 use crate::host::{
-    DomainType, Holder, Host, Kernel, KernelGroup, KernelReserved, KernelUnit, ThunderboltDomain,
-    UnitRegisters, Unread,
+    DomainType, Holder, Host, Kernel, KernelReserved, KernelUnit, ThunderboltDomain, UnitRegisters, Unread,
 };
 
 /// How well devices are kept from memory, in one word.
@@ -232,54 +233,6 @@ impl Report {
     }
 }
 
-/// Which unit guards which device, by name.
-pub(super) struct Guards {
-    /// The kernel's unit of each device.
-    kernel: BTreeMap<String, usize>,
-    /// The kernel's unit of each of firmware's.
-    pub(super) driven: BTreeMap<UnitId, usize>,
-}
-
-impl Guards {
-    pub(super) fn of(host: &Host) -> Self {
-        let kernel = host
-            .units
-            .iter()
-            .enumerate()
-            .flat_map(|(place, unit)| unit.devices.iter().map(move |device| (device.clone(), place)))
-            .collect();
-        let mut taken = BTreeSet::new();
-        let mut driven = BTreeMap::new();
-        for unit in &host.firmware.topology.units {
-            let found = host
-                .units
-                .iter()
-                .enumerate()
-                .position(|(place, kernel)| !taken.contains(&place) && same_unit(host, unit, kernel));
-            if let Some(place) = found {
-                taken.insert(place);
-                driven.insert(unit.id, place);
-            }
-        }
-        Self { kernel, driven }
-    }
-}
-
-/// Whether firmware and kernel speak of one unit: its registers are in one place, or (AMD-Vi, whose driver does not tell) it is the
-/// next of its kind.
-fn same_unit(host: &Host, unit: &Unit, kernel: &KernelUnit) -> bool {
-    let base = unit.registers.as_ref().map(|window| window.base.0);
-    match kernel.registers {
-        UnitRegisters::Vtd { address, .. } => Some(address) == base,
-        UnitRegisters::AmdVi { .. } => matches!(unit.declared.value, Declared::AmdVi { .. }),
-        UnitRegisters::Unknown => {
-            let named = kernel.name.rsplit_once("0x").and_then(|(_, hex)| u64::from_str_radix(hex, 16).ok());
-            named.is_some() && named == base
-                || host.firmware.topology.units.len() == 1 && host.units.len() == 1
-        }
-    }
-}
-
 fn protection(host: &Host) -> Protection {
     if host.units.is_empty() && host.groups.is_empty() {
         return Protection::None;
@@ -396,72 +349,6 @@ fn device(host: &Host, names: &PciNames, guards: &Guards, function: &Function) -
         services: function.services,
         removable: kernel.is_some_and(|device| device.removable == Some(true)),
         vfio: kernel.and_then(|device| device.vfio.clone()),
-    }
-}
-
-fn groups(host: &Host) -> Vec<GroupReport> {
-    if host.groups.is_empty() {
-        return host
-            .computed
-            .iter()
-            .map(|group| GroupReport {
-                number: None,
-                domain: None,
-                functions: group.members.clone(),
-                others: Vec::new(),
-                reasons: group.memberships.iter().map(ToString::to_string).collect(),
-                as_computed: None,
-                reserved: Vec::new(),
-                holders: Vec::new(),
-            })
-            .collect();
-    }
-    let of_member: BTreeMap<PciAddress, usize> = host
-        .computed
-        .iter()
-        .enumerate()
-        .flat_map(|(place, group)| group.members.iter().map(move |member| (*member, place)))
-        .collect();
-    host.groups.iter().map(|group| group_report(host, group, &of_member)).collect()
-}
-
-fn group_report(host: &Host, group: &KernelGroup, of_member: &BTreeMap<PciAddress, usize>) -> GroupReport {
-    let members: BTreeSet<_> = group.functions.iter().copied().collect();
-    let places: BTreeSet<_> = members.iter().filter_map(|member| of_member.get(member)).collect();
-    let reasons = places
-        .iter()
-        .filter_map(|place| host.computed.get(**place))
-        .flat_map(|computed| &computed.memberships)
-        .filter(|membership| members.contains(&membership.member) && members.contains(&membership.with))
-        .map(ToString::to_string)
-        .collect();
-    // Functions that the kernel has in no group cannot make a difference.
-    let grouped = |member: &&PciAddress| host.device(**member).is_some_and(|device| device.group.is_some());
-    let as_computed = match places.iter().next().and_then(|place| host.computed.get(**place)) {
-        Some(computed) if places.len() == 1 => {
-            Some(computed.members.iter().filter(grouped).copied().collect::<BTreeSet<_>>() == members)
-        }
-        Some(_) => Some(false),
-        None => None,
-    };
-    GroupReport {
-        number: Some(group.number),
-        domain: group.domain,
-        functions: group.functions.clone(),
-        others: group.others.clone(),
-        reasons,
-        as_computed,
-        reserved: group.reserved.clone(),
-        holders: host
-            .vfio
-            .holders
-            .iter()
-            .filter(|holder| {
-                holder.groups.contains(&group.number)
-                    || holder.devices.iter().any(|device| members.contains(device))
-            })
-            .map(|holder| holder.process)
-            .collect(),
     }
 }
 
