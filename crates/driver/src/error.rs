@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use portcullis_spec::{Iova, PagingFormat, Pasid, Requester};
+use portcullis_spec::{InterruptRoute, Iova, PagingFormat, Pasid, Requester};
 
 use crate::common::iova::IovaError;
 
@@ -33,6 +33,12 @@ pub enum Feature {
     /// Either way to invalidate.
     #[error("queued or register-based invalidation")]
     Invalidation,
+    /// Tables that say which interrupts of devices reach whom.
+    #[error("interrupt remapping")]
+    Interrupts,
+    /// An interrupt going this way.
+    #[error("the interrupt route {0:?}")]
+    Route(InterruptRoute),
     /// A requester of this architecture, or of this unit's segment.
     #[error("requests from {0}")]
     Requester(Requester),
@@ -145,6 +151,28 @@ pub enum Error {
     /// The device, or that PASID of it, is not attached.
     #[error("{0} is not attached")]
     NotAttached(Requester),
+    /// The device has interrupt vectors already, or another thread is changing them.
+    #[error("{0} has interrupt vectors, or they are changing")]
+    InterruptsGranted(Requester),
+    /// The device has no interrupt vectors.
+    #[error("{0} has no interrupt vectors")]
+    NoInterrupts(Requester),
+    /// No run of interrupt table entries is long enough.
+    #[error("no room for {asked} interrupt vectors in a table of {entries}")]
+    NoInterruptEntries {
+        /// Vectors asked for.
+        asked: u32,
+        /// Entries of the table.
+        entries: u32,
+    },
+    /// The device has fewer vectors.
+    #[error("vector {vector} of {count}")]
+    NoSuchVector {
+        /// The vector asked for, from 0.
+        vector: u32,
+        /// How many it has.
+        count: u32,
+    },
     /// The PASID is beyond what the device's table holds.
     #[error("PASID {0} is out of the device's reach")]
     PasidOutOfReach(Pasid),

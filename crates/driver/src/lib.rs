@@ -20,6 +20,7 @@ pub mod vtd;
 pub use common::architecture::{FaultCounts, FaultRecord, FaultSignal, Features};
 pub use common::domain::{Domain, DomainOptions};
 pub use common::gather::{FlushPolicy, Ticket};
+pub use common::interrupts::InterruptFeatures;
 pub use common::iova::Prefer;
 pub use common::region::{Device, Region, RegionKind};
 pub use common::unit::Unit;

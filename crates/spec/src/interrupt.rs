@@ -1,6 +1,15 @@
 //! What an interrupt table entry comes to.
 
-use crate::{FaultReason, PhysAddr};
+use crate::{FaultReason, Iova, PhysAddr};
+
+/// A message signalled interrupt as a device sends it: a write of 32 bits that the unit takes for an interrupt request.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, serde::Serialize, serde::Deserialize)]
+pub struct InterruptMessage {
+    /// Where it is written, a multiple of 4.
+    pub address: Iova,
+    /// What is written.
+    pub data: u32,
+}
 
 /// How the destination is named (x86).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, serde::Serialize, serde::Deserialize)]
@@ -56,6 +65,14 @@ pub enum InterruptRoute {
         redirection_hint: bool,
         /// Vector.
         vector: u8,
+    },
+    /// Written with its own data to a page of an interrupt controller, which knows by itself what the data stand for: an
+    /// interrupt file on RISC-V, the doorbell of an ITS on Arm.
+    Doorbell {
+        /// Where the controller takes messages, a multiple of 4.
+        address: PhysAddr,
+        /// What is written: the interrupt's number there.
+        data: u32,
     },
     /// Recorded in a posted-interrupt descriptor.
     Posted {

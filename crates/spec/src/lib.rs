@@ -26,7 +26,7 @@ pub mod vtd;
 pub use address::{Iova, Ipa, PhysAddr};
 pub use context::{Context, DomainTag, SpaceTag, Stage, StageRules, Tags};
 pub use fault::{ConfigTable, Fault, FaultReason, StageNumber};
-pub use interrupt::{DeliveryMode, DestinationMode, InterruptRoute, TriggerMode};
+pub use interrupt::{DeliveryMode, DestinationMode, InterruptMessage, InterruptRoute, TriggerMode};
 pub use invalidation::{ContextScope, InterruptScope, Invalidation, TranslationScope};
 pub use paging::{Granule, PagingFormat};
 pub use requester::{NotAPciAddress, Pasid, PciAddress, Requester};

@@ -7,11 +7,13 @@ use alloc::vec::Vec;
 
 use portcullis_pagetable::format::AnyFormat;
 use portcullis_spec::{
-    Context, DomainTag, Fault, FaultReason, Invalidation, PagingFormat, Pasid, Requester, Tags,
+    Context, DomainTag, Fault, FaultReason, InterruptMessage, InterruptRoute, Invalidation, PagingFormat,
+    Pasid, Requester, Tags,
 };
 
-use crate::common::region::Region;
-use crate::error::{Error, UnitError};
+use crate::common::interrupts::InterruptFeatures;
+use crate::common::region::{Device, Region};
+use crate::error::{Error, Feature, UnitError};
 use crate::platform::Platform;
 
 /// What a unit can do, in words that all architectures share.
@@ -35,6 +37,8 @@ pub struct Features {
     pub domain_tags: (u32, u32),
     /// Regions that no domain may map, such as the interrupt range.
     pub reserved: Vec<Region>,
+    /// The interrupt tables; `None` where interrupts are not remapped, and pass or not as the architecture has it.
+    pub interrupts: Option<InterruptFeatures>,
 }
 
 /// One format that the unit walks.
@@ -161,6 +165,31 @@ pub trait Architecture {
             (_, Err(ContextError::Uncertain(error))) => Err(ContextError::Uncertain(error)),
             (_, Err(ContextError::Refused(_))) => Err(ContextError::Uncertain(UnitError::Stopped)),
         }
+    }
+
+    /// Makes entry `index` of the interrupt table that `device` uses come to `route`, for messages that one of the device's requesters
+    /// sends, and makes the unit forget what it said before. Where both let something pass, an interrupt meanwhile goes one way or
+    /// the other. After success no interrupt is under way along the former route. Returns what the device is to write where. Never in
+    /// progress twice for the same device.
+    ///
+    /// # Errors
+    /// How far it came.
+    fn set_interrupt(
+        &self,
+        _device: &Device,
+        _index: u32,
+        _route: &InterruptRoute,
+    ) -> Result<InterruptMessage, ContextError> {
+        Err(ContextError::Refused(Error::Unsupported(Feature::Interrupts)))
+    }
+
+    /// Blocks `count` entries from `first` on, and makes the unit forget what they said. After success no interrupt is under way
+    /// through any of them. Otherwise as [`Self::set_interrupt`].
+    ///
+    /// # Errors
+    /// The entries block, but the unit has not confirmed.
+    fn block_interrupts(&self, _device: &Device, _first: u32, _count: u32) -> Result<(), UnitError> {
+        Ok(())
     }
 
     /// Makes the unit forget, in this order, and waits until it has and until no transaction that used what is forgotten is

@@ -5,6 +5,7 @@ mod attachment;
 pub mod domain;
 mod gate;
 pub mod gather;
+pub mod interrupts;
 pub mod iova;
 mod mappings;
 pub(crate) mod queue;

@@ -10,6 +10,7 @@ use portcullis_spec::{DomainTag, Ipa, Pasid, PhysAddr, Requester, Stage};
 use super::architecture::{Architecture, FaultCounts, FaultRecord, FaultSignal, Features};
 use super::attachment::Attachment;
 use super::domain::{Domain, DomainInner, DomainOptions, Kind};
+use super::interrupts::Grants;
 use super::mappings::Mappings;
 use super::region::Device;
 use super::tags::DomainTags;
@@ -22,6 +23,7 @@ pub(super) struct State<A: Architecture> {
     owners: BTreeMap<Requester, Requester>,
     pub(super) attachments: BTreeMap<(Requester, Option<Pasid>), Attachment<A>>,
     tags: DomainTags,
+    pub(super) interrupts: Grants,
     faults: FaultCounts,
 }
 
@@ -97,6 +99,7 @@ impl<A: Architecture> Unit<A> {
             owners: BTreeMap::new(),
             attachments: BTreeMap::new(),
             tags: DomainTags::new(first, last),
+            interrupts: Grants::default(),
             faults: FaultCounts::default(),
         };
         Self(Arc::new(UnitInner { architecture, state: Lock::new(state) }))
@@ -130,7 +133,7 @@ impl<A: Architecture> Unit<A> {
         self.0.architecture.disable().map_err(Error::Unit)
     }
 
-    /// Detaches and forgets every device, stops translating and gives the unit's memory back: from here on every device reaches
+    /// Detaches and forgets every device, takes its interrupts away, stops translating and gives the unit's memory back: from here on every device reaches
     /// everything, unless the platform blocks it by other means. Other handles to the unit are of no more use.
     ///
     /// # Errors
@@ -139,6 +142,10 @@ impl<A: Architecture> Unit<A> {
         let attached: Vec<_> = self.0.state.with(|state| state.attachments.keys().copied().collect());
         for (requester, pasid) in attached {
             self.detach(requester, pasid)?;
+        }
+        let granted = self.0.state.with(|state| state.interrupts.devices());
+        for requester in granted {
+            self.revoke_interrupts(requester)?;
         }
         let devices: Vec<_> = self.0.state.with(|state| state.devices.keys().copied().collect());
         for requester in devices {
@@ -258,15 +265,18 @@ impl<A: Architecture> Unit<A> {
         Ok(())
     }
 
-    /// Forgets a device that is attached to nothing. It stays blocked.
+    /// Forgets a device that is attached to nothing and has no interrupt vectors. It stays blocked.
     ///
     /// # Errors
-    /// [`Error::UnknownDevice`], [`Error::Attached`], [`Error::NotInvalidated`].
+    /// [`Error::UnknownDevice`], [`Error::Attached`], [`Error::InterruptsGranted`], [`Error::NotInvalidated`].
     pub fn remove_device(&self, requester: impl Into<Requester>) -> Result<(), Error> {
         let requester = requester.into();
         let device = self.0.state.with(|state| {
             if state.attachments.keys().any(|(attached, _)| *attached == requester) {
                 return Err(Error::Attached(requester));
+            }
+            if state.interrupts.has(requester) {
+                return Err(Error::InterruptsGranted(requester));
             }
             state.devices.remove(&requester).ok_or(Error::UnknownDevice(requester))
         })?;
@@ -303,7 +313,9 @@ impl<A: Architecture> Unit<A> {
             let leaving = state.attachments.iter().filter(|(_, it)| matches!(it, Attachment::Leaving(_)));
             leaving.map(|(key, _)| *key).collect()
         });
+        let silenced = self.0.state.with(|state| state.interrupts.leaving());
         self.0.architecture.recover().map_err(Error::Unit)?;
+        self.0.state.with(|state| state.interrupts.left(&silenced));
         let mut result = Ok(());
         for key in leaving {
             let taken = self.0.state.with(|state| match state.attachments.get_mut(&key) {

@@ -81,5 +81,6 @@ pub(super) fn features(capabilities: Capabilities, host_address_bits: u8) -> Res
         // GSCID has 16 bits, PSCID 20, and both get the same number. 0 is what entries of other owners may have.
         domain_tags: (1, 0xffff),
         reserved: Vec::new(),
+        interrupts: None,
     })
 }

@@ -159,6 +159,7 @@ impl Capabilities {
             silent_blocking: true,
             domain_tags: (1, if wide { 0xffff } else { 0xff }),
             reserved: Vec::new(),
+            interrupts: None,
         })
     }
 }

@@ -115,6 +115,7 @@ impl Capabilities {
                 last: Iova(INTERRUPT_ADDRESS_LAST),
                 kind: RegionKind::Interrupts,
             }],
+            interrupts: None,
         })
     }
 
