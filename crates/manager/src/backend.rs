@@ -84,6 +84,9 @@ pub struct Capabilities {
     pub descriptors: bool,
     /// What it guards is simulated: nothing real is protected.
     pub simulated: bool,
+    /// Refused accesses are counted exactly, those without a record too; otherwise counts are lower bounds, as what guards
+    /// does not say how many it kept back.
+    pub counts_violations: bool,
 }
 
 /// What a mapping leads to.

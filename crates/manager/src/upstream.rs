@@ -40,6 +40,7 @@ pub struct Upstream {
     spaces: BTreeMap<SpaceId, u64>,
     memories: BTreeMap<MemoryId, u64>,
     simulated: bool,
+    counts_violations: bool,
     read: bool,
 }
 
@@ -50,7 +51,7 @@ impl Upstream {
     ///
     /// Nobody listens there, or the name is not ours.
     pub fn connect(socket: &Path, name: Option<&str>) -> Result<Self, BackendError> {
-        let (client, simulated) = connect(socket, name).map_err(failed("connecting to the manager above"))?;
+        let (client, status) = connect(socket, name).map_err(failed("connecting to the manager above"))?;
         Ok(Self {
             socket: socket.into(),
             name: name.map(Into::into),
@@ -59,7 +60,8 @@ impl Upstream {
             descriptors: BTreeMap::new(),
             spaces: BTreeMap::new(),
             memories: BTreeMap::new(),
-            simulated,
+            simulated: status.simulated,
+            counts_violations: !status.at_least,
             read: false,
         })
     }
@@ -73,13 +75,13 @@ impl Upstream {
     }
 }
 
-fn connect(socket: &Path, name: Option<&str>) -> Result<(Client, bool), Error> {
+fn connect(socket: &Path, name: Option<&str>) -> Result<(Client, api::Status), Error> {
     let mut client = Client::connect(Some(socket))?;
     if let Some(name) = name {
         client.introduce(name)?;
     }
-    let simulated = client.status()?.simulated;
-    Ok((client, simulated))
+    let status = client.status()?;
+    Ok((client, status))
 }
 
 /// What the host refuses changed nothing; what it does not answer leaves us not knowing.
@@ -110,7 +112,12 @@ impl Backend for Upstream {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { descriptors: true, simulated: self.simulated, ..Capabilities::default() }
+        Capabilities {
+            descriptors: true,
+            simulated: self.simulated,
+            counts_violations: self.counts_violations,
+            ..Capabilities::default()
+        }
     }
 
     /// Everything that the host gives us is claimed at once, so that nobody else has it and all of it is blocked.

@@ -8,7 +8,9 @@ use portcullis_driver::vtd::Mode;
 use portcullis_driver::{Device, DomainOptions, Error, FlushPolicy, Prefer};
 use portcullis_manager::Backend;
 use portcullis_manager::embedded::device::Kind;
-use portcullis_manager::embedded::{Embedded, EmbeddedBackend, EmbeddedOptions};
+use portcullis_manager::embedded::{
+    Embedded, EmbeddedBackend, EmbeddedOptions, Machine, RiscvMachine, Smmuv3Machine, VtdMachine,
+};
 use portcullis_model::vtd::config::{ScalableConfig, VtdConfig};
 use portcullis_model::{InterruptSink, Message, Undelivered};
 use portcullis_spec::{
@@ -319,21 +321,30 @@ fn a_unit_that_the_model_does_not_answer_for_is_an_error() {
     assert!(refused.is_some_and(|text| text.contains("does not support")));
 }
 
-#[test]
-fn every_refusal_is_counted_however_many_come_at_once() {
-    let unit = VtdConfig { fault_records: 4, ..VtdConfig::full() };
-    let options = EmbeddedOptions { unit, mode: None };
-    let mut backend = EmbeddedBackend::new(options, &[("rogue", Kind::Rogue)]).unwrap();
+/// Refuses more at once than the unit has room to record, round by round; `room` records at most wait.
+fn counts_every_refusal<M: Machine>(options: M::Options, room: u64) {
+    let mut backend = EmbeddedBackend::<M>::of(options, &[("rogue", Kind::Rogue)]).unwrap();
     let requester = backend.inventory().unwrap().devices[0].1.requesters[0];
     let mut source = backend.violations().unwrap();
     let engine = backend.platform().engine(requester, None);
     for round in 1..4 {
-        for page in 0..10 * round {
+        let sent = room + 6 * round;
+        for page in 0..sent {
             engine.read(Iova(page * PAGE), &mut [0; 8]).unwrap_err();
         }
         let mut recorded = 0;
         let lost = source.read(Duration::from_secs(60), &mut |_| recorded += 1).unwrap();
-        // Four registers hold the first four; of the others the unit says only that there were some.
-        assert_eq!((recorded, lost), (4, 10 * round - 4));
+        // Of those for which there is no room the unit says only that there were some.
+        assert_eq!((recorded, lost), (room, sent - room), "{}", M::NAME);
     }
+}
+
+#[test]
+fn every_refusal_is_counted_however_many_come_at_once() {
+    let unit = VtdConfig { fault_records: 4, ..VtdConfig::full() };
+    counts_every_refusal::<VtdMachine>(EmbeddedOptions { unit, mode: None }, 4);
+    // SMMUv3 3.5.1: indices have a wrap bit, so all 4096 entries are used.
+    counts_every_refusal::<Smmuv3Machine>(Default::default(), 4096);
+    // RISC-V IOMMU 3: a queue is full when the tail is one behind the head.
+    counts_every_refusal::<RiscvMachine>(Default::default(), 4095);
 }

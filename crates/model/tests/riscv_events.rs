@@ -52,6 +52,7 @@ fn records_fill_the_queue_and_then_overflow() {
     assert_eq!(bench.records().len(), 127);
     refuse(&bench);
     assert_eq!(bench.records().len(), 0);
+    assert_eq!(bench.unit.unrecorded_faults(), 2);
     bench.unit.write32(FQCSR, 1 | FQOF);
     assert_eq!(bench.unit.read32(FQCSR), ON);
     refuse(&bench);

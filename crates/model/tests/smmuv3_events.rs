@@ -29,6 +29,7 @@ fn a_full_queue_overflows_until_that_is_acknowledged() {
     assert_eq!(machine.unit.read32(EVENTQ_PROD), 0x80);
     provoke(&machine, 3);
     assert_eq!(machine.unit.read32(EVENTQ_PROD), 0x80 | OVERFLOW);
+    assert_eq!(machine.unit.unrecorded_faults(), 3);
     // 7.4: freed, records come again although the overflow stands; another one can't be told.
     machine.unit.write32(EVENTQ_CONS, 0x01);
     provoke(&machine, 2);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use portcullis_client::api::{Fault, ListFaults};
 
-use super::{At, time};
+use super::{At, at_least, time};
 use crate::{
     exit::{Exit, Failure},
     output::{Output, table},
@@ -69,7 +69,12 @@ pub(crate) fn run(arguments: &Args, output: &mut Output) -> Result<Exit, Failure
             rows.add_row(cells(fault));
         }
         writeln!(out, "{rows}")?;
-        writeln!(out, "{} refused in all, {} of them without a record", newest.total, newest.lost)
+        let at_least = at_least(newest.at_least);
+        writeln!(
+            out,
+            "{at_least}{} refused in all, {at_least}{} of them without a record",
+            newest.total, newest.lost
+        )
     })?;
     Ok(Exit::Done)
 }

@@ -63,6 +63,11 @@ pub(crate) fn time(nanoseconds: u64) -> String {
     time.map_or_else(|_| nanoseconds.to_string(), |time| format!("{time:.6}"))
 }
 
+/// What stands before a count that may be too low.
+pub(crate) fn at_least(it_is: bool) -> &'static str {
+    if it_is { "at least " } else { "" }
+}
+
 /// Bytes as people write them: whole units where nothing is lost.
 pub(crate) fn size(bytes: u64) -> String {
     let units = [(40, "T"), (30, "G"), (20, "M"), (10, "K")];

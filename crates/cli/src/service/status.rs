@@ -1,6 +1,6 @@
 //! `portcullis status`.
 
-use super::{At, size, time};
+use super::{At, at_least, size, time};
 use crate::{
     exit::{Exit, Failure},
     output::Output,
@@ -37,7 +37,7 @@ pub(crate) fn run(arguments: &Args, output: &mut Output) -> Result<Exit, Failure
         )?;
         writeln!(out, "clients   {}", status.clients)?;
         writeln!(out, "grants    {}, {} bytes", status.mappings, size(status.bytes))?;
-        writeln!(out, "refused   {}", status.faults)?;
+        writeln!(out, "refused   {}{}", at_least(status.at_least), status.faults)?;
         let may = if status.operator { "an operator" } else { "no operator" };
         writeln!(out, "you are   {}, {may}", status.you)
     })?;

@@ -14,7 +14,7 @@ use ratatui::{
 use super::state::{Column, Row, State};
 use crate::{
     output::table,
-    service::{size, time},
+    service::{at_least, size, time},
 };
 
 const KEYS: &str = " q end   ↑↓ choose   Enter only its refusals   ←→ sort   r turn round   p pause";
@@ -98,8 +98,9 @@ fn summary(state: &State) -> Vec<String> {
         status.mappings,
         size(status.bytes)
     ));
+    let at_least = at_least(state.sample.statistics.at_least);
     lines.push(format!(
-        "refused {}/s, {} in all, {} of them without a record",
+        "refused {}/s, {at_least}{} in all, {at_least}{} of them without a record",
         rate(state.refused_per_second),
         state.sample.statistics.faults,
         state.sample.statistics.lost

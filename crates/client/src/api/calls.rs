@@ -74,6 +74,8 @@ message! {
         bytes: u64,
         /// Accesses that were refused.
         faults: u64,
+        /// There may have been more: what guards does not say how many it kept back.
+        at_least: bool,
         /// What a person should know.
         warnings: Vec<String>,
         /// Name of the asker's configuration.
@@ -296,6 +298,8 @@ message! {
         total: u64,
         /// Of those, how many have no record.
         lost: u64,
+        /// There may have been more: what guards does not say how many it kept back.
+        at_least: bool,
     }
     /// Parameters of `Follow`; both where neither is set.
     #[serde(deny_unknown_fields)]
@@ -324,6 +328,8 @@ message! {
         faults: u64,
         /// Of those, how many have no record.
         lost: u64,
+        /// There may have been more: what guards does not say how many it kept back.
+        at_least: bool,
         /// Calls that the service answered.
         calls: u64,
     }

@@ -269,7 +269,13 @@ impl<M: Machine> Backend for EmbeddedBackend<M> {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { physical: true, descriptors: true, simulated: true, pins_memory: false }
+        Capabilities {
+            physical: true,
+            descriptors: true,
+            simulated: true,
+            pins_memory: false,
+            counts_violations: true,
+        }
     }
 
     fn inventory(&mut self) -> Result<Inventory, BackendError> {

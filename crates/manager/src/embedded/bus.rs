@@ -1,8 +1,9 @@
 //! The simulated machine's physical memory: the driver's own, and what clients bring.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use arc_swap::ArcSwap;
 use portcullis_driver::Prefer;
 use portcullis_driver::common::iova::IovaAllocator;
 use portcullis_model::{GuestMemory, MemoryError, OwnedMemory};
@@ -22,6 +23,7 @@ const CLIENTS_LAST: u64 = (1 << 46) - 1;
 const CLIENT_ALIGN: u64 = 2 << 20;
 
 /// A client's memory.
+#[derive(Clone)]
 struct Region {
     bytes: u64,
     writable: bool,
@@ -33,7 +35,8 @@ pub struct Bus {
     pool: Vec<OnceLock<OwnedMemory>>,
     /// Free addresses of the pool, and of the clients' part.
     free: Mutex<(IovaAllocator, IovaAllocator)>,
-    regions: RwLock<BTreeMap<u64, Region>>,
+    /// Read by every DMA that reaches memory: no lock, so that devices on different processors write nothing that both read.
+    regions: ArcSwap<BTreeMap<u64, Region>>,
 }
 
 impl Default for Bus {
@@ -43,7 +46,7 @@ impl Default for Bus {
         Self {
             pool: (0..(POOL_FIRST + POOL_BYTES).div_ceil(PIECE)).map(|_| OnceLock::new()).collect(),
             free: Mutex::new((pool, clients)),
-            regions: RwLock::default(),
+            regions: ArcSwap::default(),
         }
     }
 }
@@ -82,8 +85,8 @@ impl Bus {
         let place = self.free().1.allocate(span, Iova(u64::MAX), Prefer::Low).map_err(|_| None)?;
         match build(PhysAddr(place.0)) {
             Ok(memory) => {
-                let mut regions = self.regions.write().unwrap_or_else(PoisonError::into_inner);
-                regions.insert(place.0, Region { bytes, writable, memory });
+                let region = Region { bytes, writable, memory };
+                self.change(|regions| _ = regions.insert(place.0, region.clone()));
                 Ok(PhysAddr(place.0))
             }
             Err(error) => {
@@ -95,10 +98,19 @@ impl Bus {
 
     /// Takes client memory away. Nothing maps it any more.
     pub fn remove(&self, place: PhysAddr) {
-        let region = self.regions.write().unwrap_or_else(PoisonError::into_inner).remove(&place.0);
-        if let Some(region) = region {
+        let before = self.change(|regions| _ = regions.remove(&place.0));
+        if let Some(region) = before.get(&place.0) {
             self.give_up(Iova(place.0), region.bytes.next_multiple_of(CLIENT_ALIGN));
         }
+    }
+
+    /// Has everyone see changed regions from now on. Those before.
+    fn change(&self, change: impl Fn(&mut BTreeMap<u64, Region>)) -> Arc<BTreeMap<u64, Region>> {
+        self.regions.rcu(|regions| {
+            let mut regions = BTreeMap::clone(regions);
+            change(&mut regions);
+            regions
+        })
     }
 
     fn give_up(&self, place: Iova, span: u64) {
@@ -126,7 +138,7 @@ impl Bus {
             let piece = usize::try_from(index).ok().and_then(|index| self.pool.get(index)).ok_or(absent)?;
             return access(piece.get_or_init(|| OwnedMemory::at(PhysAddr(index * PIECE), PIECE as usize)));
         }
-        let regions = self.regions.read().unwrap_or_else(PoisonError::into_inner);
+        let regions = self.regions.load();
         let (first, region) = regions.range(..=address.0).next_back().ok_or(absent)?;
         if last - first >= region.bytes || (write && !region.writable) {
             return Err(absent);

@@ -44,10 +44,9 @@ pub trait Machine: Sized + Send + Sync + 'static {
         host: Arc<Host>,
     ) -> Result<(Self, Self::Driver), EmbeddedError>;
 
-    /// Faults since the start of which the unit kept no record, where its model counts them.
-    fn unrecorded(&self) -> Option<u64> {
-        None
-    }
+    /// Faults since the start of which the unit kept no record. To software an overflowed unit says only that at least one is gone;
+    /// its model counts them.
+    fn unrecorded(&self) -> u64;
 
     /// The requester that the unit sees for the device with this number.
     fn requester(number: u16) -> Requester;

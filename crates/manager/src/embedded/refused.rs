@@ -44,11 +44,8 @@ impl<M: Machine> ViolationSource for Refused<M> {
             });
         });
         self.more = counts.more;
-        let lost = match self.platform.machine().unrecorded() {
-            Some(unrecorded) => unrecorded - std::mem::replace(&mut self.unrecorded, unrecorded),
-            // How many records an overflow cost the unit does not say; at least one each time.
-            None => counts.overflows,
-        };
+        let unrecorded = self.platform.machine().unrecorded();
+        let lost = unrecorded - std::mem::replace(&mut self.unrecorded, unrecorded);
         Ok(lost + counts.unknown)
     }
 }

@@ -62,6 +62,10 @@ impl Machine for RiscvMachine {
         Ok((Self(model), driver))
     }
 
+    fn unrecorded(&self) -> u64 {
+        self.0.unrecorded_faults()
+    }
+
     fn requester(number: u16) -> Requester {
         Requester::Device(number.into())
     }

@@ -62,6 +62,10 @@ impl Machine for Smmuv3Machine {
         Ok((Self(model), driver))
     }
 
+    fn unrecorded(&self) -> u64 {
+        self.0.unrecorded_faults()
+    }
+
     fn requester(number: u16) -> Requester {
         Requester::Stream(number.into())
     }

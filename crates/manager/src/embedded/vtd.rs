@@ -65,8 +65,8 @@ impl Machine for VtdMachine {
         Ok((Self(model), driver))
     }
 
-    fn unrecorded(&self) -> Option<u64> {
-        Some(self.0.unrecorded_faults())
+    fn unrecorded(&self) -> u64 {
+        self.0.unrecorded_faults()
     }
 
     fn requester(number: u16) -> Requester {

@@ -36,6 +36,7 @@ impl Service {
             mappings,
             bytes,
             faults: self.journal().total(),
+            at_least: !capabilities.counts_violations,
             warnings: self.warnings.clone(),
             you: session.policy.name.clone(),
             operator: session.operator,
@@ -164,9 +165,10 @@ impl Service {
     }
 
     pub(super) fn faults(&self, session: &Session, which: &api::ListFaults) -> Result<api::Faults, Refusal> {
-        let devices = match &which.device {
-            Some(words) => Some(self.core().resolve(words)?),
-            None => None,
+        let (devices, at_least) = {
+            let core = self.core();
+            let devices = which.device.as_deref().map(|words| core.resolve(words)).transpose()?;
+            (devices, !core.backend().capabilities().counts_violations)
         };
         let own = session.policy.name.as_str();
         if !session.operator && which.client.as_deref().is_some_and(|client| client != own) {
@@ -192,7 +194,7 @@ impl Service {
         } else {
             records.take(limit).map(message::fault_message).collect()
         };
-        Ok(api::Faults { faults, total: journal.total(), lost: journal.lost() })
+        Ok(api::Faults { faults, total: journal.total(), lost: journal.lost(), at_least })
     }
 
     pub(super) fn statistics(&self) -> api::Statistics {
@@ -212,6 +214,7 @@ impl Service {
                 .collect(),
             faults: journal.total(),
             lost: journal.lost(),
+            at_least: !core.backend().capabilities().counts_violations,
             calls: self.calls.get(),
         }
     }

@@ -123,6 +123,8 @@ fn page(service: &Service) -> String {
     };
     registry.register("violations", "Refused accesses, all of them", counter(statistics.faults));
     registry.register("violations_lost", "Of those, how many have no record", counter(statistics.lost));
+    let exact = gauge((!statistics.at_least).into());
+    registry.register("violations_exact", "Whether there cannot have been more than were counted", exact);
     registry.register("calls", "Calls that were answered", counter(statistics.calls));
     registry.register("clients", "Clients", gauge(clients));
     registry.register("grants", "Grants", gauge(mappings));

@@ -182,7 +182,8 @@ impl Backend for Vfio {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { pins_memory: true, physical: false, descriptors: true, simulated: false }
+        // Violations come from the kernel's log, which is rate-limited.
+        Capabilities { pins_memory: true, descriptors: true, ..Capabilities::default() }
     }
 
     fn inventory(&mut self) -> Result<Inventory, BackendError> {

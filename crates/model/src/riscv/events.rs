@@ -53,6 +53,8 @@ pub(super) struct Events {
     entries: Vec<MsiEntry>,
     /// Vectors whose message waits for its mask to be cleared.
     pending: u16,
+    /// Faults since reset of which no record was written.
+    pub(super) unrecorded: u64,
     /// `fctl.WSI`.
     pub(super) wired: bool,
     /// `fctl.BE`.
@@ -76,6 +78,7 @@ impl Events {
             vectors,
             entries: vec![MsiEntry::default(); if messages { usize::from(vectors) } else { 0 }],
             pending: 0,
+            unrecorded: 0,
             wired,
             big_endian,
             messages: Vec::new(),
@@ -314,9 +317,15 @@ impl Events {
     /// Writes a fault record to the queue (3.2). Without room or memory it is lost, and so are all that follow until software has
     /// cleared the error.
     pub(super) fn record(&mut self, memory: &dyn GuestMemory, record: &FaultRecord) {
+        let written = self.write(memory, record);
+        self.unrecorded += u64::from(!written);
+    }
+
+    /// Whether the record stands in the queue.
+    fn write(&mut self, memory: &dyn GuestMemory, record: &FaultRecord) -> bool {
         let csr = self.fqcsr;
         if !csr.fqon() || csr.fqof() || csr.fqmf() {
-            return;
+            return false;
         }
         let base = QueueBase::from_bits(self.fqb);
         let ring = Ring {
@@ -326,23 +335,26 @@ impl Events {
         };
         // Both were checked against the ring when they were written.
         let offsets = (ring.index(self.fqh), ring.index(self.fqt));
-        let (Ok(head), Ok(tail)) = offsets else { return };
+        let (Ok(head), Ok(tail)) = offsets else { return false };
         if ring.next(tail) == head {
             self.fqcsr.set_fqof(true);
-            return self.raise_standing();
+            self.raise_standing();
+            return false;
         }
         let at = ring.entry(tail);
         for (word, at) in record.encode().into_iter().zip((at.0..).step_by(8)) {
             let word = if self.big_endian { word.swap_bytes() } else { word };
             if memory.store64(PhysAddr(at), word).is_err() {
                 self.fqcsr.set_fqmf(true);
-                return self.raise_standing();
+                self.raise_standing();
+                return false;
             }
         }
         self.fqt = ring.number(ring.next(tail));
         if csr.fie() {
             self.raise(Source::Faults);
         }
+        true
     }
 }
 

@@ -33,6 +33,7 @@ use crate::memory::{Addressable, GuestMemory};
 use crate::port::Port;
 use crate::refusal::Refusal;
 use crate::state::locked;
+use crate::sync::Apart;
 use config::{ConfigError, RiscvConfig};
 use counters::{Counters, Ids};
 use debug::Debug;
@@ -71,8 +72,9 @@ pub struct Riscv {
     /// `ddtp` as it is being written, one half after the other.
     directory: Mutex<u64>,
     /// The wires as they were driven last. Held while interrupts are delivered, so that levels don't overtake each other.
-    delivery: Mutex<u16>,
-    events: Mutex<Events>,
+    delivery: Apart<Mutex<u16>>,
+    /// Every fault writes here.
+    events: Apart<Mutex<Events>>,
 }
 
 impl RiscvUnit {
@@ -98,8 +100,8 @@ impl RiscvUnit {
             debug: Mutex::default(),
             queue: Mutex::default(),
             directory: Mutex::new(config.initial_directory().into_bits()),
-            delivery: Mutex::default(),
-            events: Mutex::new(config.initial_events()),
+            delivery: Apart::default(),
+            events: Apart(Mutex::new(config.initial_events())),
             config,
         };
         Ok(Self { engine: Arc::new(Engine::new(riscv, memory)) })
@@ -121,6 +123,12 @@ impl RiscvUnit {
     #[must_use]
     pub fn port(&self, device_id: u32, pasid: Option<Pasid>) -> RiscvPort {
         Port::new(Arc::clone(&self.engine), Requester::Device(device_id & 0xff_ffff), pasid)
+    }
+
+    /// Faults since reset of which the fault queue has no record: software sees `fqcsr.fqof` only.
+    #[must_use]
+    pub fn unrecorded_faults(&self) -> u64 {
+        locked(&self.riscv().events).unrecorded
     }
 
     fn riscv(&self) -> &Riscv {

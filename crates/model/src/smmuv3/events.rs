@@ -54,6 +54,8 @@ pub(super) struct Events {
     pub(super) error_message: MessageRegisters,
     /// EVENTQ_IRQ_CFG0 to 2.
     pub(super) event_message: MessageRegisters,
+    /// Events since reset that were discarded.
+    pub(super) unrecorded: u64,
 }
 
 /// What is to be told, once no lock is held.
@@ -156,7 +158,13 @@ impl Smmuv3 {
     /// Records an event that is lost where the queue takes nothing.
     pub(super) fn write_event(&self, memory: &dyn GuestMemory, record: &EventRecord, stalled: bool) -> bool {
         let (mask, most) = (self.address_mask(), self.unit.idr1.eventqs());
-        let recorded = locked(&self.events).record(memory, record, most, mask, stalled);
+        let recorded = {
+            let mut events = locked(&self.events);
+            let recorded = events.record(memory, record, most, mask, stalled);
+            // 7.2: what stalls is kept, and written once there is room.
+            events.unrecorded += u64::from(!stalled && matches!(recorded, Recorded::NotWritable(_)));
+            recorded
+        };
         let (written, signal) = match recorded {
             Recorded::Written(signal) => (true, signal),
             Recorded::NotWritable(signal) => (false, signal),

@@ -35,6 +35,8 @@ use crate::interrupt::InterruptSink;
 use crate::memory::GuestMemory;
 use crate::port::Port;
 use crate::refusal::Refusal;
+use crate::state::locked;
+use crate::sync::Apart;
 use crate::translate::PageTranslation;
 use config::{ConfigError, Identification, Smmuv3Config};
 use events::Events;
@@ -66,7 +68,8 @@ pub struct Smmuv3 {
     /// What look-ups are decided by.
     steering: RwLock<Steering>,
     control: Mutex<Control>,
-    events: Mutex<Events>,
+    /// Every fault writes here.
+    events: Apart<Mutex<Events>>,
     queue: Mutex<Queue>,
     /// CMDQ_CONS, apart so that it can be read while the queue is worked on.
     consumer: AtomicU32,
@@ -103,7 +106,7 @@ impl Smmuv3Unit {
             sink,
             steering: RwLock::new(control.steering()),
             control: Mutex::new(control),
-            events: Mutex::default(),
+            events: Apart::default(),
             queue: Mutex::default(),
             consumer: AtomicU32::new(0),
             stalls: Stalls::default(),
@@ -128,6 +131,12 @@ impl Smmuv3Unit {
     #[must_use]
     pub fn port(&self, stream: u32, substream: Option<Pasid>) -> Smmuv3Port {
         Port::new(Arc::clone(&self.engine), Requester::Stream(stream), substream)
+    }
+
+    /// Events since reset that were discarded, as the event queue took none: software sees EVENTQ_PROD.OVFLG only.
+    #[must_use]
+    pub fn unrecorded_faults(&self) -> u64 {
+        locked(&self.smmu().events).unrecorded
     }
 
     fn smmu(&self) -> &Smmuv3 {

@@ -31,6 +31,7 @@ use crate::memory::GuestMemory;
 use crate::port::Port;
 use crate::refusal::{Detail, Refusal};
 use crate::state::locked;
+use crate::sync::Apart;
 use config::{ConfigError, VtdConfig};
 use events::Events;
 use lookup::{Capabilities, Root};
@@ -61,7 +62,8 @@ pub struct Vtd {
     /// What the protected regions protect, read by translations that pass.
     protection: RwLock<Protection>,
     control: Mutex<Control>,
-    events: Mutex<Events>,
+    /// Every fault writes here.
+    events: Apart<Mutex<Events>>,
     queue: Mutex<Queue>,
     /// IQH_REG, apart so that it can be read while the queue is worked on.
     queue_head: AtomicU64,
@@ -87,7 +89,7 @@ impl VtdUnit {
             rtaddr: AtomicU64::new(0),
             protection: RwLock::default(),
             control: Mutex::default(),
-            events: Mutex::new(Events::new(config.fault_records)),
+            events: Apart(Mutex::new(Events::new(config.fault_records))),
             queue: Mutex::default(),
             queue_head: AtomicU64::new(0),
             config,
