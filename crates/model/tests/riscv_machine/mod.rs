@@ -118,9 +118,9 @@ impl Bench {
     }
 
     /// A unit after reset that reaches its memory through what `behind` makes of it.
-    pub(crate) fn over<M: GuestMemory + 'static>(
+    pub(crate) fn over(
         config: RiscvConfig,
-        behind: impl FnOnce(Arc<OwnedMemory>) -> Arc<M>,
+        behind: impl FnOnce(Arc<OwnedMemory>) -> Arc<dyn GuestMemory>,
     ) -> Self {
         let memory = Arc::new(OwnedMemory::new(MEMORY as usize));
         let sink = Arc::new(Sink::default());
