@@ -29,6 +29,13 @@ const MUTANTS: &[Mutant] = &[
     checked("no_clear", "a_fill_that_races"),
     checked("drain_before_clear", "a_hit_that_races"),
     checked("free_at_once", "what_was_replaced"),
+    checked("guard_left_relaxed", "a_fill_that_races"),
+    checked("no_pins", "what_is_pinned"),
+    checked("pin_taken_outside", "what_is_pinned"),
+    checked("pins_before_guards", "what_is_pinned"),
+    checked("pin_dropped_relaxed", "what_is_pinned"),
+    checked("pins_of_one_side", "a_pin_that_races"),
+    checked("copied_pin_not_counted", "a_copied_pin"),
     Mutant { name: "guard_left_early", target: INVARIANTS, test: "a_wait_is_not_written", loom: false },
     Mutant { name: "no_context_generation", target: INVARIANTS, test: "a_look_up_that_races", loom: false },
     Mutant {

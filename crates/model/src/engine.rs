@@ -297,8 +297,7 @@ impl<A: Architecture> Engine<A> {
 
     /// Waits until no device thread uses, or can still keep, anything that was invalidated before.
     pub fn drain(&self) {
-        self.gate.drain();
-        self.pins.drain();
+        self.pins.drain_behind(&self.gate);
     }
 
     /// Does something inside the guard, as a transaction is done: short, and waiting for nothing.

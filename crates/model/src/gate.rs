@@ -49,7 +49,8 @@ pub struct Presence<'a> {
 impl Drop for Presence<'_> {
     #[inline]
     fn drop(&mut self) {
-        self.slot.turn.store(self.next_turn, Ordering::Release);
+        let order = if cfg!(mutant = "guard_left_relaxed") { Ordering::Relaxed } else { Ordering::Release };
+        self.slot.turn.store(self.next_turn, order);
     }
 }
 

@@ -3,17 +3,20 @@
 //! The code is the real one ([`crate::sync`]); what is modelled is the memory around it. A table entry leads to the old or
 //! to the new leaf table. Software changes it, invalidates, drains, and only then reuses the old table. Nobody may find it after
 //! that.
+#![allow(unsafe_code)]
 
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use loom::cell::UnsafeCell;
 use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use loom::thread;
 use portcullis_pagetable::Rights;
 
-use crate::gate::Gate;
+use crate::gate::{Gate, Presence};
 use crate::host::EntryPage;
 use crate::leaves::Leaves;
+use crate::pin::Pins;
 use crate::rcu::Rcu;
 use crate::space::Budget;
 use crate::word::Found;
@@ -29,43 +32,87 @@ fn page(number: usize) -> EntryPage {
 /// A unit's caches, and the memory around them.
 struct Machine {
     gate: Gate,
+    pins: Pins,
     leaves: Leaves,
     /// The table entry above the leaf table.
     entry: AtomicUsize,
     /// Whether the old leaf table is somebody else's by now.
     reused: AtomicBool,
+    /// The old leaf table.
+    old: Bytes,
+}
+
+/// Memory whose every use must be ordered against every change.
+#[derive(Default)]
+struct Bytes(UnsafeCell<()>);
+
+// SAFETY: nothing is read or written through it; the model checker notes who touches it when, and fails where two are not ordered.
+unsafe impl Sync for Bytes {}
+
+impl Bytes {
+    fn look(&self) {
+        self.0.with(|_| ());
+    }
+
+    fn change(&self) {
+        self.0.with_mut(|_| ());
+    }
 }
 
 impl Machine {
     fn new() -> Arc<Self> {
         Arc::new(Self {
             gate: Gate::default(),
+            pins: Pins::default(),
             leaves: Leaves::new(Arc::new(Budget::new(1 << 10))),
             entry: AtomicUsize::new(OLD),
             reused: AtomicBool::new(false),
+            old: Bytes::default(),
         })
     }
 
     /// A device's request: finds the leaf table in the cache or in the table above, and uses it.
     fn request(&self, region: u64) {
         let inside = self.gate.enter();
-        let table = match self.leaves.find(region, &inside) {
+        self.use_table(self.find(region, &inside));
+        drop(inside);
+    }
+
+    /// A device's request for something that lasts longer: pins what it found, leaves, and uses it then.
+    fn pinned_request(&self, region: u64) {
+        let inside = self.gate.enter();
+        let table = self.find(region, &inside);
+        let pin = if cfg!(mutant = "pin_taken_outside") {
+            drop(inside);
+            self.pins.take()
+        } else {
+            let pin = self.pins.take();
+            drop(inside);
+            pin
+        };
+        self.use_table(table);
+        drop(pin.expect("fewer than the limit"));
+    }
+
+    fn find(&self, region: u64, inside: &Presence<'_>) -> usize {
+        match self.leaves.find(region, inside) {
             Some(found) => found.page.number() as usize,
             None => {
-                let place = self.leaves.observe(region, &inside, &self.gate);
+                let place = self.leaves.observe(region, inside, &self.gate);
                 let table = self.entry.load(Ordering::Acquire);
                 if let Some(place) = place {
                     place.fill(Found { page: page(table), level: 0, rights: Rights::READ });
                 }
                 table
             }
-        };
-        self.use_table(table);
-        drop(inside);
+        }
     }
 
     fn use_table(&self, table: usize) {
-        assert!(table != OLD || !self.reused.load(Ordering::Relaxed), "stale");
+        if table == OLD {
+            assert!(!self.reused.load(Ordering::Relaxed), "stale");
+            self.old.look();
+        }
     }
 
     /// Software's unmap: changes the entry, invalidates, waits, and reuses the old table.
@@ -79,9 +126,10 @@ impl Machine {
             self.leaves.clear(0, 0, &inside);
         }
         if !cfg!(mutant = "drain_before_clear") {
-            self.gate.drain();
+            self.pins.drain_behind(&self.gate);
         }
         self.reused.store(true, Ordering::Relaxed);
+        self.old.change();
     }
 }
 
@@ -116,6 +164,60 @@ fn a_hit_that_races_an_invalidation_is_over_before_the_drain_is() {
         let device = thread::spawn({
             let machine = Arc::clone(&machine);
             move || machine.request(0)
+        });
+        machine.unmap();
+        device.join().unwrap();
+    });
+}
+
+#[test]
+fn what_is_pinned_is_used_before_the_drain_is_over() {
+    explore(2, || {
+        let machine = Machine::new();
+        let device = thread::spawn({
+            let machine = Arc::clone(&machine);
+            move || machine.pinned_request(0)
+        });
+        machine.unmap();
+        device.join().unwrap();
+        machine.pinned_request(0);
+    });
+}
+
+/// A drain switches newcomers to the other counter. One who read which is theirs before that, and counts after it, is waited for by
+/// the next drain too.
+#[test]
+fn a_pin_that_races_one_drain_is_waited_for_by_the_next() {
+    explore(3, || {
+        let machine = Machine::new();
+        let device = thread::spawn({
+            let machine = Arc::clone(&machine);
+            move || machine.pinned_request(0)
+        });
+        // Nothing was invalidated; this only switches.
+        machine.pins.drain_behind(&machine.gate);
+        machine.unmap();
+        device.join().unwrap();
+    });
+}
+
+/// A copy of a pin keeps what the pin kept.
+#[test]
+fn a_copied_pin_is_waited_for_too() {
+    explore(2, || {
+        let machine = Machine::new();
+        let device = thread::spawn({
+            let machine = Arc::clone(&machine);
+            move || {
+                let inside = machine.gate.enter();
+                let table = machine.find(0, &inside);
+                let pin = machine.pins.take().expect("fewer than the limit");
+                drop(inside);
+                let copy = pin.clone();
+                drop(pin);
+                machine.use_table(table);
+                drop(copy);
+            }
         });
         machine.unmap();
         device.join().unwrap();

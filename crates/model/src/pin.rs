@@ -1,5 +1,6 @@
 //! What is needed for longer than a guard may last: counted pins, for which whoever drains waits.
 
+use crate::gate::Gate;
 use crate::sync::{AtomicU64, AtomicUsize, Mutex, Ordering, fence, locked, yield_now};
 
 /// Pins that a unit gives out at most at a time.
@@ -43,7 +44,7 @@ impl Pins {
     }
 
     /// Waits until every pin is gone that was taken inside of the gate before the gate was drained.
-    pub(crate) fn drain(&self) {
+    fn drain(&self) {
         if cfg!(mutant = "no_pins") {
             return;
         }
@@ -51,9 +52,23 @@ impl Pins {
         fence(Ordering::SeqCst);
         let side = self.side.load(Ordering::Relaxed) & 1;
         // Those who read the side before the last switch and counted after that drain had looked.
-        self.wait(side ^ 1);
+        if !cfg!(mutant = "pins_of_one_side") {
+            self.wait(side ^ 1);
+        }
         self.side.store(side ^ 1, Ordering::SeqCst);
         self.wait(side);
+    }
+
+    /// Drains the gate and then the pins: whoever is inside may pin until it leaves, and nobody may be waited for at the gate who
+    /// waits for a pin.
+    pub(crate) fn drain_behind(&self, gate: &Gate) {
+        if cfg!(mutant = "pins_before_guards") {
+            self.drain();
+        }
+        gate.drain();
+        if !cfg!(mutant = "pins_before_guards") {
+            self.drain();
+        }
     }
 
     fn wait(&self, side: usize) {
@@ -67,14 +82,18 @@ impl Clone for Pin<'_> {
     /// Another pin of the same things. It goes beyond the limit where it must.
     fn clone(&self) -> Self {
         // As long as `self` is there nobody takes the count for zero.
-        self.count.fetch_add(1, Ordering::Relaxed);
+        if !cfg!(mutant = "copied_pin_not_counted") {
+            self.count.fetch_add(1, Ordering::Relaxed);
+        }
         Self { count: self.count }
     }
 }
 
 impl Drop for Pin<'_> {
     fn drop(&mut self) {
-        self.count.fetch_sub(1, Ordering::Release);
+        // What was done while pinned is seen by whoever waited.
+        let order = if cfg!(mutant = "pin_dropped_relaxed") { Ordering::Relaxed } else { Ordering::Release };
+        self.count.fetch_sub(1, order);
     }
 }
 

@@ -210,7 +210,8 @@ fn additions_of_many_are_all_there<W: World>() {
     let low = (THREADS + 3) * ROUNDS;
     let high = (2 * THREADS + 1) * ROUNDS;
     assert_eq!(word(&world, DATA), high << 32 | low);
-    assert_eq!(word(&world, DATA + 8), THREADS * ROUNDS << 32 | (THREADS + 1) * ROUNDS);
+    let (high, low) = (THREADS * ROUNDS, (THREADS + 1) * ROUNDS);
+    assert_eq!(word(&world, DATA + 8), high << 32 | low);
     assert_eq!(world.recorded(), QUIET);
 }
 

@@ -65,7 +65,7 @@ fn bytes_go_where_the_tables_say<W: World>() {
     scattered(&mut world, Access::READ_WRITE);
     let port = world.port();
     // From the middle of the second page into the fourth: pages 6, 2 and 1 of the data.
-    let bytes: Vec<u8> = (0..0x1800u32).map(|index| (index * 7 >> 3) as u8 | 1).collect();
+    let bytes: Vec<u8> = (0..0x1800u32).map(|index| (index / 5) as u8 | 1).collect();
     let guard = port.enter();
     let mut rest = &bytes[..];
     for slice in guard.slices(Iova(IOVA + 0x1800), bytes.len() as u64, Access::WRITE) {
