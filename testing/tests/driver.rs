@@ -26,7 +26,13 @@ struct ModelBench<'a, U> {
     requester: fn(u32) -> Requester,
 }
 
-impl<U: model::Unit> Bench for ModelBench<'_, U> {
+impl<'a, U: model::Unit> Bench for ModelBench<'a, U> {
+    type Memory = Still<'a>;
+
+    fn memory(&self) -> &Still<'a> {
+        self.platform
+    }
+
     fn devices(&self) -> [Requester; 2] {
         [0x18, 0x1f].map(self.requester)
     }
@@ -150,7 +156,30 @@ mod on_smmuv3 {
                 hypervisor: false,
                 ..full.clone()
             },
-            Smmuv3Config { coherent: false, flag_updates: FlagUpdates::Accessed, ..full },
+            Smmuv3Config { coherent: false, flag_updates: FlagUpdates::Accessed, ..full.clone() },
+            // Without 4 KiB granules, tables have the smallest that there is.
+            Smmuv3Config { granule_4k: false, ..full.clone() },
+            Smmuv3Config { granule_4k: false, granule_16k: false, ..full.clone() },
+            Smmuv3Config {
+                granule_4k: false,
+                stage1: false,
+                substream_id_bits: 0,
+                two_level_contexts: false,
+                asid_16: false,
+                hypervisor: false,
+                range_invalidation: false,
+                ..full.clone()
+            },
+            Smmuv3Config {
+                granule_4k: false,
+                granule_16k: false,
+                stage2: false,
+                vmid_16: false,
+                stage2_execute_by_privilege: false,
+                hypervisor: false,
+                break_before_make_level: 0,
+                ..full
+            },
         ]);
         kinds
     }

@@ -316,49 +316,6 @@ fn directories_are_as_deep_as_the_unit_has_them() {
 }
 
 #[test]
-fn nested_domains_stand_on_their_parent() {
-    let machine = model(RiscvConfig::default()).unwrap();
-    let platform = Still::new(machine.ram());
-    let unit = started(&machine, &platform);
-    let shape = unit.features().formats.iter().find(|format| format.parent).unwrap().shape;
-    let parent =
-        unit.create_domain(DomainOptions { shape: Some(shape), ..DomainOptions::default() }).unwrap();
-    // A guest's own Sv39 tables, at guest-physical 0; IOVA 0x5000 leads to guest 0x8000.
-    let guest = platform.allocate(0x1_0000, 0x1_0000).unwrap().0;
-    let entry = |address: u64, flags: u64| address >> 2 | flags;
-    let leaf = PhysAddr(guest + 2 * PAGE + 5 * 8);
-    platform.store64(PhysAddr(guest), entry(PAGE, 1));
-    platform.store64(PhysAddr(guest + PAGE), entry(2 * PAGE, 1));
-    platform.store64(leaf, entry(0x8000, 0xd7));
-    parent.map(Iova(0), PhysAddr(guest), 0x1_0000, Access::READ_WRITE).unwrap();
-    let first = Stage {
-        format: PagingFormat::RiscvSv { levels: 3 },
-        root: Ipa(0),
-        rules: StageRules::empty(),
-        input_bits: 64,
-    };
-    let nested = unit.nested_domain(&parent, first).unwrap();
-    unit.attach(A, None, &nested).unwrap();
-    assert_eq!(dma(&machine, A, 0x5010, Access::WRITE), Ok(guest + 0x8010));
-    assert_eq!(read(&machine, 0x6000), Err(13));
-    // The guest takes its mapping away and says so.
-    platform.store64(leaf, 0);
-    assert!(read(&machine, 0x5010).is_ok(), "still cached: nothing was invalidated");
-    nested.invalidate_first_stage(Some((Iova(0x5000), Iova(0x5fff)))).unwrap();
-    assert_eq!(read(&machine, 0x5010), Err(13));
-    // The host takes memory away from under the guest.
-    platform.store64(leaf, entry(0x8000, 0xd7));
-    assert!(read(&machine, 0x5010).is_ok());
-    parent.unmap(Iova(0x8000), PAGE).unwrap();
-    assert_eq!(read(&machine, 0x5010), Err(21));
-    let mut faults = Vec::new();
-    unit.read_faults(|record| faults.push(record.fault));
-    assert_eq!(faults.last().map(|fault| fault.ipa), Some(Some(Ipa(0x8010))));
-    unit.detach(A, None).unwrap();
-    assert_eq!(read(&machine, 0x5010), Err(258));
-}
-
-#[test]
 fn an_allocator_empty_at_any_point_leaves_nothing_behind() {
     for config in [
         RiscvConfig::default(),

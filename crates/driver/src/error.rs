@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use portcullis_spec::{InterruptRoute, Iova, PagingFormat, Pasid, Requester};
+use portcullis_spec::{DirectoryFormat, InterruptRoute, Iova, PagingFormat, Pasid, Requester};
 
 use crate::common::iova::IovaError;
 
@@ -21,6 +21,9 @@ pub enum Feature {
     /// Two stages.
     #[error("nested translation")]
     Nested,
+    /// A guest's directory of this shape, or with what it asks for.
+    #[error("a guest's directory of shape {0:?}")]
+    Directory(DirectoryFormat),
     /// Requests with a PASID.
     #[error("requests with a PASID")]
     Pasid,

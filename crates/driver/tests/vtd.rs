@@ -83,6 +83,12 @@ fn kinds() -> Vec<(Traits, Mode)> {
 struct VtdBench<'a>(&'a Machine);
 
 impl behaviour::Bench for VtdBench<'_> {
+    type Memory = Machine;
+
+    fn memory(&self) -> &Machine {
+        self.0
+    }
+
     fn devices(&self) -> [Requester; 2] {
         [A.into(), B.into()]
     }
@@ -287,42 +293,6 @@ fn pasids_out_of_reach_are_refused() {
     let unit = start(&legacy, Mode::Legacy);
     let refused = unit.add_device(Device { pasid_bits: 1, ..Device::new(A) });
     assert_eq!(refused, Err(Error::Unsupported(Feature::Pasid)));
-}
-
-#[test]
-fn nested_domains_stand_on_their_parent() {
-    let machine = Machine::new(Traits::SCALABLE);
-    let unit = started(&machine, Mode::Scalable);
-    let parent = domain(&unit);
-    // A guest's own tables, at guest-physical 0, in host memory from 0x200000000 on; IOVA 0x5000 leads to guest 0x40000.
-    let guest = portcullis_driver::Memory::allocate(&machine, 0x10000, 0x10000).unwrap().0;
-    for (table, index, entry) in [(0u64, 0u64, 0x1007u64), (1, 0, 0x2007), (2, 0, 0x3007), (3, 5, 0x8007)] {
-        portcullis_driver::Memory::store64(&machine, PhysAddr(guest + table * PAGE + index * 8), entry);
-    }
-    parent.map(Iova(0), PhysAddr(guest), 0x10000, Access::READ_WRITE).unwrap();
-    let first = Stage {
-        format: PagingFormat::X86 { levels: 4 },
-        root: Ipa(0),
-        rules: StageRules::SET_ACCESSED | StageRules::SET_DIRTY,
-        input_bits: 48,
-    };
-    let nested = unit.nested_domain(&parent, first).unwrap();
-    unit.attach(A, None, &nested).unwrap();
-    assert_eq!(write(&machine, A, 0x5010), Ok(guest + 0x8010));
-    assert!(read(&machine, A, 0x6000).is_err());
-    // The guest takes its mapping away and says so.
-    portcullis_driver::Memory::store64(&machine, PhysAddr(guest + 3 * PAGE + 40), 0);
-    assert!(read(&machine, A, 0x5010).is_ok(), "still cached: nothing was invalidated");
-    nested.invalidate_first_stage(Some((Iova(0x5000), Iova(0x5fff)))).unwrap();
-    assert!(read(&machine, A, 0x5010).is_err());
-    // The host takes memory away from under the guest: what was cached of both stages goes, though nobody knows its IOVA.
-    portcullis_driver::Memory::store64(&machine, PhysAddr(guest + 3 * PAGE + 40), 0x8007);
-    assert!(read(&machine, A, 0x5010).is_ok());
-    parent.unmap(Iova(0x8000), PAGE).unwrap();
-    assert!(read(&machine, A, 0x5010).is_err());
-    assert_eq!(unit.nested_domain(&nested, first).err(), Some(Error::NotAParent));
-    assert_eq!(nested.map(Iova(0), PhysAddr(0), PAGE, Access::READ), Err(Error::NoMappings));
-    unit.detach(A, None).unwrap();
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use portcullis_pagetable::AnyFormat;
 use portcullis_spec::{
-    Access, Context, ContextScope, Fault, FaultReason, Invalidation, Iova, PagingFormat, Pasid, PhysAddr,
-    Requester, StageNumber, StageRules, Tags, Transaction, Translation, TranslationScope,
+    Access, Context, ContextScope, Fault, FaultReason, FirstStage, Invalidation, Iova, PagingFormat, Pasid,
+    PhysAddr, Requester, StageNumber, StageRules, Tags, Transaction, Translation, TranslationScope,
 };
 
 use crate::contexts::{Binding, Cached, Contexts, Resolved, Sender, Spaces};
@@ -427,12 +427,14 @@ impl<A: Architecture> Engine<A> {
     fn stages(&self, context: &Context) -> Result<Option<SpaceKey>, NoFormat> {
         let format = |format, rules, nested| self.architecture.format(format, rules, nested).ok_or(NoFormat);
         Ok(match *context {
+            // A look-up ends at a directory's entry, never at the directory.
+            Context::TwoStages { first: FirstStage::Directory(_), .. } => return Err(NoFormat),
             Context::Blocked(_) | Context::Bypass { .. } => None,
             Context::OneStage { tags, stage, number } => {
                 let only = FormattedStage { stage, format: format(stage.format, stage.rules, false)? };
                 Some(SpaceKey { tags, stages: Stages::One { only, number } })
             }
-            Context::TwoStages { tags, first, second } => Some(SpaceKey {
+            Context::TwoStages { tags, first: FirstStage::Tables(first), second } => Some(SpaceKey {
                 tags,
                 stages: Stages::Two {
                     first: FormattedStage { stage: first, format: format(first.format, first.rules, true)? },

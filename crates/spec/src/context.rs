@@ -1,6 +1,6 @@
 //! What a device's table entries come to.
 
-use crate::{Access, FaultReason, Ipa, MemoryAttributes, PagingFormat, PhysAddr};
+use crate::{Access, FaultReason, GuestDirectory, Ipa, MemoryAttributes, PagingFormat, PhysAddr};
 
 /// The tag that names a protection domain in the caches: domain ID on VT-d and AMD-Vi, VMID on Arm, GSCID on RISC-V.
 #[derive(
@@ -87,6 +87,28 @@ pub struct Stage<A> {
     pub input_bits: u8,
 }
 
+/// The first of two stages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+pub enum FirstStage {
+    /// Its tables.
+    Tables(Stage<Ipa>),
+    /// A directory of them, one for each PASID: what the device's own entry says. For any one PASID, what is found there is
+    /// [`Context::TwoStages`] of tables, or another context.
+    Directory(GuestDirectory),
+}
+
+impl From<Stage<Ipa>> for FirstStage {
+    fn from(stage: Stage<Ipa>) -> Self {
+        Self::Tables(stage)
+    }
+}
+
+impl From<GuestDirectory> for FirstStage {
+    fn from(directory: GuestDirectory) -> Self {
+        Self::Directory(directory)
+    }
+}
+
 /// What a device's table entries come to for one requester and PASID.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 pub enum Context {
@@ -117,7 +139,7 @@ pub enum Context {
         /// Tags for the caches.
         tags: Tags,
         /// The first stage.
-        first: Stage<Ipa>,
+        first: FirstStage,
         /// The second stage.
         second: Stage<PhysAddr>,
     },

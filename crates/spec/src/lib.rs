@@ -12,6 +12,7 @@
 pub mod address;
 pub mod amdvi;
 pub mod context;
+pub mod directory;
 pub mod fault;
 pub mod interrupt;
 pub mod invalidation;
@@ -24,7 +25,8 @@ pub mod translation;
 pub mod vtd;
 
 pub use address::{Iova, Ipa, PhysAddr};
-pub use context::{Context, DomainTag, SpaceTag, Stage, StageRules, Tags};
+pub use context::{Context, DomainTag, FirstStage, SpaceTag, Stage, StageRules, Tags};
+pub use directory::{DescriptorLayout, DirectoryFormat, GuestDirectory, Unnumbered};
 pub use fault::{ConfigTable, Fault, FaultReason, StageNumber};
 pub use interrupt::{DeliveryMode, DestinationMode, InterruptMessage, InterruptRoute, TriggerMode};
 pub use invalidation::{ContextScope, InterruptScope, Invalidation, TranslationScope};

@@ -7,8 +7,8 @@ use alloc::vec::Vec;
 
 use portcullis_pagetable::format::AnyFormat;
 use portcullis_spec::{
-    Context, DomainTag, Fault, FaultReason, InterruptMessage, InterruptRoute, Invalidation, PagingFormat,
-    Pasid, Requester, Tags,
+    Context, DirectoryFormat, DomainTag, Fault, FaultReason, InterruptMessage, InterruptRoute, Invalidation,
+    PagingFormat, Pasid, Requester, Tags,
 };
 
 use crate::common::interrupts::InterruptFeatures;
@@ -23,8 +23,10 @@ pub struct Features {
     pub formats: Vec<TableFeatures>,
     /// Whether addresses can pass unchanged without tables.
     pub identity: bool,
-    /// Formats of first stages that can stand on a second stage; empty where nesting is not possible.
+    /// Formats of first stages that can stand on a second stage by themselves.
     pub nested: Vec<PagingFormat>,
+    /// Directories of first stages that can stand on a second stage, each as large as it may be.
+    pub directories: Vec<DirectoryFormat>,
     /// PASID bits; 0 where requests with PASID are not served.
     pub pasid_bits: u8,
     /// Physical address bits.
@@ -58,6 +60,19 @@ pub struct TableFeatures {
     pub parent: bool,
     /// Whether the unit may cache that something is not mapped, so that mapping needs an invalidation too.
     pub caches_not_present: bool,
+}
+
+/// What stages a domain has, as far as its tags depend on it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stages {
+    /// A second stage, or none.
+    Second,
+    /// A first stage only.
+    First,
+    /// One first stage on a second.
+    FirstOnSecond,
+    /// A directory of first stages on a second; their address spaces have tags of their writer's.
+    DirectoryOnSecond,
 }
 
 /// How far a change of a device's entry came when it failed.
@@ -128,8 +143,8 @@ pub trait Architecture {
     /// The unit did not confirm; memory that it may still read stays allocated until the unit is recovered.
     fn remove_requester(&self, requester: Requester) -> Result<(), UnitError>;
 
-    /// The tags under which translations of a requester in a domain are cached.
-    fn tags(&self, domain: DomainTag, pasid: Option<Pasid>, first_stage: bool) -> Tags;
+    /// The tags under which translations of a requester in a domain are cached, as the unit's entries are to have them.
+    fn tags(&self, domain: DomainTag, pasid: Option<Pasid>, stages: Stages) -> Tags;
 
     /// Makes the entry of a requester, or of one PASID of it, come to `context`, and makes the unit forget what it said
     /// before. Either `former` or `context` is [`Context::Blocked`]. After success nothing cached under the tags of `former` for

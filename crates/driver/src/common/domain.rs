@@ -7,11 +7,11 @@ use core::time::Duration;
 
 use portcullis_pagetable::{Gather, Split};
 use portcullis_spec::{
-    Access, Context, DomainTag, FaultReason, Invalidation, Iova, Ipa, MemoryAttributes, PagingFormat, Pasid,
-    PhysAddr, SpaceTag, Stage, StageNumber, Tags, Translation, TranslationScope,
+    Access, Context, DomainTag, FaultReason, FirstStage, Invalidation, Iova, MemoryAttributes, PagingFormat,
+    Pasid, PhysAddr, SpaceTag, StageNumber, Tags, Translation, TranslationScope,
 };
 
-use super::architecture::Architecture;
+use super::architecture::{Architecture, Stages};
 use super::gather::{Batch, FlushPolicy, Ticket, Waiting};
 use super::iova::Prefer;
 use super::mappings::Mappings;
@@ -59,8 +59,8 @@ pub(crate) enum Kind<A: Architecture> {
     Identity,
     /// Mappings of its own.
     Mapped(Mappings<A>),
-    /// A first stage that someone else writes, over the mappings of `parent`.
-    Nested { parent: Domain<A>, first: Stage<Ipa> },
+    /// A first stage that someone else writes, or a directory of them, over the mappings of `parent`.
+    Nested { parent: Domain<A>, first: FirstStage },
 }
 
 /// Under which tags a domain's translations may be cached.
@@ -93,6 +93,11 @@ impl<A: Architecture> DomainInner<A> {
         }
     }
 
+    /// Whether what its devices' PASIDs come to stands in a directory that someone else writes.
+    pub(super) const fn is_directory(&self) -> bool {
+        matches!(self.kind, Kind::Nested { first: FirstStage::Directory(_), .. })
+    }
+
     fn own_mappings(&self) -> Result<&Mappings<A>, Error> {
         match &self.kind {
             Kind::Mapped(mappings) => Ok(mappings),
@@ -102,11 +107,12 @@ impl<A: Architecture> DomainInner<A> {
 
     /// Counts an attachment in, before its entry is written: from here on changes are invalidated under its tags too.
     pub(crate) fn enter(&self, pasid: Option<Pasid>) -> Result<Tags, Error> {
-        let first_stage = match &self.kind {
+        let stages = match &self.kind {
             Kind::Blocking { .. } => return Ok(Tags::default()),
-            Kind::Identity => false,
-            Kind::Mapped(mappings) => mappings.features.first_stage,
-            Kind::Nested { .. } => true,
+            Kind::Mapped(mappings) if mappings.features.first_stage => Stages::First,
+            Kind::Identity | Kind::Mapped(_) => Stages::Second,
+            Kind::Nested { first: FirstStage::Tables(_), .. } => Stages::FirstOnSecond,
+            Kind::Nested { first: FirstStage::Directory(_), .. } => Stages::DirectoryOnSecond,
         };
         let fresh = self.unit.allocate_tag();
         let (tags, unused) = self.sites.with(|sites| {
@@ -116,7 +122,7 @@ impl<A: Architecture> DomainInner<A> {
             };
             sites.tag = Some(tag);
             sites.users += 1;
-            let tags = self.unit.architecture.tags(tag, pasid, first_stage);
+            let tags = self.unit.architecture.tags(tag, pasid, stages);
             *sites.tags.entry((tags.domain, tags.space, false)).or_default() += 1;
             Ok::<_, Error>((tags, unused))
         })?;
@@ -578,16 +584,24 @@ impl<A: Architecture> Domain<A> {
     }
 
     /// Of a nested domain: makes the unit forget what it cached of the first stage, in a range or all of it, after whoever writes
-    /// that stage has changed it.
+    /// that stage has changed it; of a directory with `space` only what the directory tags so (Arm's ASID, RISC-V's PSCID).
     ///
     /// # Errors
     /// [`Error::NoMappings`] where the domain is not nested, or [`Error::NotInvalidated`].
-    pub fn invalidate_first_stage(&self, range: Option<(Iova, Iova)>) -> Result<(), Error> {
-        let Kind::Nested { .. } = &self.0.kind else { return Err(Error::NoMappings) };
-        let list = match range {
-            Some(range) => self.0.invalidations(Some(&[range]), false),
-            None => self.0.invalidations(None, false),
-        };
+    pub fn invalidate_first_stage(
+        &self,
+        space: Option<SpaceTag>,
+        range: Option<(Iova, Iova)>,
+    ) -> Result<(), Error> {
+        let Kind::Nested { first, .. } = &self.0.kind else { return Err(Error::NoMappings) };
+        let mut list = self.0.invalidations(range.as_ref().map(core::slice::from_ref), false);
+        if let FirstStage::Directory(_) = first {
+            for invalidation in &mut list {
+                if let Invalidation::Translations(scope) = invalidation {
+                    scope.space = space;
+                }
+            }
+        }
         if list.is_empty() {
             return Ok(());
         }

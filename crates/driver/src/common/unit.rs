@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use portcullis_spec::{DomainTag, Ipa, Pasid, PhysAddr, Requester, Stage};
+use portcullis_spec::{ContextScope, DomainTag, FirstStage, Invalidation, Pasid, PhysAddr, Requester};
 
 use super::architecture::{Architecture, FaultCounts, FaultRecord, FaultSignal, Features};
 use super::attachment::Attachment;
@@ -199,11 +199,26 @@ impl<A: Architecture> Unit<A> {
     /// A domain of two stages: the first lies where `first` says and someone else writes it (a guest, who calls for
     /// [`Domain::invalidate_first_stage`]); the second is `parent`, which maps what the guest takes for physical addresses.
     ///
+    /// The first is one stage ([`Features::nested`]), or a directory that has one for each PASID ([`Features::directories`]): then
+    /// it is the whole device that is attached, and none of its PASIDs by itself, and [`Self::invalidate_directory`] is called for too.
+    ///
     /// # Errors
     /// [`Error::Unsupported`], [`Error::NotAParent`], [`Error::ForeignDomain`].
-    pub fn nested_domain(&self, parent: &Domain<A>, first: Stage<Ipa>) -> Result<Domain<A>, Error> {
-        if !self.features().nested.contains(&first.format) {
-            return Err(Error::Unsupported(Feature::Nested));
+    pub fn nested_domain(
+        &self,
+        parent: &Domain<A>,
+        first: impl Into<FirstStage>,
+    ) -> Result<Domain<A>, Error> {
+        let first = first.into();
+        let Features { nested, directories, .. } = self.features();
+        match first {
+            FirstStage::Tables(stage) if nested.contains(&stage.format) => {}
+            FirstStage::Tables(_) => return Err(Error::Unsupported(Feature::Nested)),
+            FirstStage::Directory(directory)
+                if directories.iter().any(|most| directory.format.fits(*most)) => {}
+            FirstStage::Directory(directory) => {
+                return Err(Error::Unsupported(Feature::Directory(directory.format)));
+            }
         }
         self.check_own(parent)?;
         match parent.0.mappings() {
@@ -212,6 +227,33 @@ impl<A: Architecture> Unit<A> {
             }
             _ => Err(Error::NotAParent),
         }
+    }
+
+    /// Of a device in a nested domain whose first stages a directory says: makes the unit forget what it cached of the entry of one
+    /// PASID, or of all, after whoever writes the directory has changed it. What was translated through them is another matter:
+    /// [`Domain::invalidate_first_stage`].
+    ///
+    /// # Errors
+    /// [`Error::NotAttached`] where it is in no such domain, [`Error::UnknownDevice`], or [`Error::NotInvalidated`].
+    pub fn invalidate_directory(
+        &self,
+        requester: impl Into<Requester>,
+        pasid: Option<Pasid>,
+    ) -> Result<(), Error> {
+        let requester = requester.into();
+        let list: Vec<_> = self.0.state.with(|state| {
+            let device = state.devices.get(&requester).ok_or(Error::UnknownDevice(requester))?;
+            match state.attachments.get(&(requester, None)) {
+                Some(Attachment::Attached { domain, .. }) if domain.0.is_directory() => {}
+                _ => return Err(Error::NotAttached(requester)),
+            }
+            let scope = |requester| match pasid {
+                Some(pasid) => ContextScope::Pasid(requester, pasid),
+                None => ContextScope::Requester { requester, mask: 0 },
+            };
+            Ok(device.requesters.iter().map(|requester| Invalidation::Contexts(scope(*requester))).collect())
+        })?;
+        self.0.architecture.invalidate(&list).map_err(Error::NotInvalidated)
     }
 
     fn domain(&self, kind: Kind<A>) -> Domain<A> {

@@ -3,8 +3,8 @@
 use alloc::vec::Vec;
 
 use portcullis_pagetable::format::{AnyFormat, Riscv as RiscvFormat};
-use portcullis_spec::PagingFormat;
 use portcullis_spec::riscv::registers::{Capabilities, offset};
+use portcullis_spec::{DirectoryFormat, PagingFormat};
 
 use crate::common::architecture::{Features, TableFeatures};
 use crate::error::{Error, Feature, UnitError};
@@ -70,10 +70,15 @@ pub(super) fn features(capabilities: Capabilities, host_address_bits: u8) -> Res
         (_, _, _, true) => 8,
         _ => 0,
     };
+    let directories = [(1, capabilities.pd8()), (2, capabilities.pd17()), (3, capabilities.pd20())];
+    let directories = directories.into_iter().filter(|(_, supported)| *supported && any_first && any_second);
     Ok(Features {
         formats,
         identity: true,
         nested: nested.map(|(levels, _)| PagingFormat::RiscvSv { levels }).collect(),
+        directories: directories
+            .map(|(levels, _)| DirectoryFormat::RiscvProcessDirectory { levels })
+            .collect(),
         pasid_bits,
         output_bits: host_bits,
         coherent: true,

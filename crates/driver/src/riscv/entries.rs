@@ -3,15 +3,19 @@
 use alloc::vec::Vec;
 
 use portcullis_spec::riscv::command::AddressRange;
-use portcullis_spec::riscv::device::{Fsc, Iohgatp, IohgatpMode, IosatpMode, Ta, Tc};
+use portcullis_spec::riscv::device::{Fsc, Iohgatp, IohgatpMode, IosatpMode, PdtpMode, Ta, Tc};
 use portcullis_spec::riscv::process::ProcessTa;
+use portcullis_spec::riscv::registers::Capabilities;
 use portcullis_spec::riscv::{Command, DeviceContext, ProcessContext};
 use portcullis_spec::{
-    Context, ContextScope, Invalidation, PagingFormat, Pasid, PhysAddr, Stage, StageNumber, StageRules, Tags,
-    TranslationScope,
+    Context, ContextScope, DirectoryFormat, DomainTag, FirstStage, GuestDirectory, Invalidation,
+    PagingFormat, Pasid, PhysAddr, Stage, StageNumber, StageRules, Tags, TranslationScope, Unnumbered,
 };
 
 use crate::error::{Error, Feature};
+
+/// The domain of first stages without a second: commands name those by PSCID alone.
+pub(super) const HOST: DomainTag = DomainTag(0);
 
 /// Forgets all that a unit may cache, but for first stages beneath a second ([`first_stages_of`]): directories first, so that
 /// nothing is translated through old entries after.
@@ -30,14 +34,20 @@ fn unsupported<A>(stage: &Stage<A>) -> Error {
     Error::Unsupported(Feature::Format(stage.format))
 }
 
+/// The page that a root lies in, where it has one: the host's always does.
+const fn page(root: u64) -> Option<u64> {
+    if root.trailing_zeros() >= 12 && root >> 56 == 0 { Some(root >> 12) } else { None }
+}
+
 fn iosatp<A>(stage: &Stage<A>, root: u64) -> Result<Fsc, Error> {
+    let ppn = page(root).ok_or(unsupported(stage))?;
     let mode = match stage.format {
         PagingFormat::RiscvSv { levels: 3 } => IosatpMode::Sv39,
         PagingFormat::RiscvSv { levels: 4 } => IosatpMode::Sv48,
         PagingFormat::RiscvSv { levels: 5 } => IosatpMode::Sv57,
         _ => return Err(unsupported(stage)),
     };
-    Ok(Fsc::new().with_mode(mode.encode()).with_ppn(root >> 12))
+    Ok(Fsc::new().with_mode(mode.encode()).with_ppn(ppn))
 }
 
 fn iohgatp(stage: &Stage<PhysAddr>, tags: Tags) -> Result<Iohgatp, Error> {
@@ -51,6 +61,22 @@ fn iohgatp(stage: &Stage<PhysAddr>, tags: Tags) -> Result<Iohgatp, Error> {
     Ok(iohgatp.with_gscid(tags.domain.0 as u16))
 }
 
+/// 2.1.3.1, 2.1.3.4: how a device's entry leads to a process directory of the guest's.
+fn directory(directory: &GuestDirectory, capabilities: Capabilities, tc: Tc) -> Result<(Tc, Fsc), Error> {
+    let unsupported = Error::Unsupported(Feature::Directory(directory.format));
+    let DirectoryFormat::RiscvProcessDirectory { levels } = directory.format else { return Err(unsupported) };
+    let mode = PdtpMode::of_levels(levels).ok_or(unsupported)?;
+    let ppn = page(directory.root.0).ok_or(unsupported)?;
+    let big_endian = directory.rules.contains(StageRules::BIG_ENDIAN);
+    let sade = updates(directory.rules);
+    let refused = directory.unnumbered == Unnumbered::Refused;
+    if refused || (sade && !capabilities.amo_hwad()) || (big_endian && !capabilities.end()) {
+        return Err(unsupported);
+    }
+    let tc = tc.with_pdtv(true).with_dpe(directory.unnumbered == Unnumbered::Zero);
+    Ok((tc.with_sade(sade).with_sbe(big_endian), Fsc::new().with_mode(mode.encode()).with_ppn(ppn)))
+}
+
 /// Whether the unit is to set Accessed and Dirty in a stage's tables.
 const fn updates(rules: StageRules) -> bool {
     rules.contains(StageRules::SET_DIRTY)
@@ -60,6 +86,7 @@ const fn updates(rules: StageRules) -> bool {
 /// its format: blocking without a record needs an entry that is valid (3.2: DTF does not silence those that are not).
 pub(super) fn device(
     context: &Context,
+    capabilities: Capabilities,
     nowhere: Option<(PagingFormat, PhysAddr)>,
 ) -> Result<DeviceContext, Error> {
     let tc = Tc::new().with_v(true);
@@ -87,13 +114,17 @@ pub(super) fn device(
         Context::OneStage { tags, stage, number: StageNumber::Second } => {
             DeviceContext { tc: tc.with_gade(updates(stage.rules)), iohgatp: iohgatp(stage, *tags)?, ..plain }
         }
-        Context::TwoStages { tags, first, second } => DeviceContext {
-            tc: tc.with_sade(updates(first.rules)).with_gade(updates(second.rules)),
-            iohgatp: iohgatp(second, *tags)?,
-            ta: Ta::new().with_pscid(pscid(*tags)),
-            fsc: iosatp(first, first.root.0)?,
-            ..plain
-        },
+        Context::TwoStages { tags, first, second } => {
+            let tc = tc.with_gade(updates(second.rules));
+            let (tc, fsc) = match first {
+                FirstStage::Tables(first) => {
+                    (tc.with_sade(updates(first.rules)), iosatp(first, first.root.0)?)
+                }
+                FirstStage::Directory(guests) => directory(guests, capabilities, tc)?,
+            };
+            let ta = Ta::new().with_pscid(tags.space.map_or(0, |_| pscid(*tags)));
+            DeviceContext { tc, iohgatp: iohgatp(second, *tags)?, ta, fsc, ..plain }
+        }
     })
 }
 
@@ -133,7 +164,7 @@ pub(super) fn forget(device_id: u32, process: Option<Option<Pasid>>, former: &Co
     let gscid = |tags: &Tags| Some(tags.domain.0 as u16);
     let all_of = |gscid, tags: &Tags| Command::IotinvalVma {
         gscid,
-        pscid: Some(pscid(*tags)),
+        pscid: tags.space.map(|space| space.0),
         range: None,
         non_leaf: false,
     };
@@ -180,16 +211,13 @@ const MOST_PAGES: u64 = 64;
 fn translations(scope: &TranslationScope, ranges: bool, list: &mut Vec<Command>) {
     let domain = scope.domain.map(|domain| domain.0 as u16);
     let space = scope.space.map(|space| space.0);
+    // 3.1.1: without GSCID the command is about the host's spaces.
+    let gscid = domain.filter(|domain| u32::from(*domain) != HOST.0);
     let command = |range| match scope.stage {
-        Some(StageNumber::First) => {
-            // Whether a second stage stands beneath, the tags do not say: both the host's and the guest's spaces of this number.
-            [Some(None), domain.map(Some)].map(|gscid| {
-                gscid.map(|gscid| Command::IotinvalVma { gscid, pscid: space, range, non_leaf: false })
-            })
-        }
-        _ => [Some(Command::IotinvalGvma { gscid: domain, range, non_leaf: false }), None],
+        Some(StageNumber::First) => Command::IotinvalVma { gscid, pscid: space, range, non_leaf: false },
+        _ => Command::IotinvalGvma { gscid: domain, range, non_leaf: false },
     };
-    let mut push = |range| list.extend(command(range).into_iter().flatten());
+    let mut push = |range| list.push(command(range));
     // 3.1.1: with an address only leaf entries are forgotten; freed tables need all.
     let range = if scope.leaf_only { scope.range } else { None };
     let Some((first, last)) = range else { return push(None) };
@@ -209,14 +237,14 @@ fn translations(scope: &TranslationScope, ranges: bool, list: &mut Vec<Command>)
 
 #[cfg(test)]
 mod tests {
-    use portcullis_spec::{DomainTag, Iova, SpaceTag};
+    use portcullis_spec::{Iova, SpaceTag};
 
     use super::*;
 
-    fn scope(stage: StageNumber, range: Option<(Iova, Iova)>) -> Invalidation {
+    fn scope(stage: StageNumber, domain: DomainTag, range: Option<(Iova, Iova)>) -> Invalidation {
         Invalidation::Translations(TranslationScope {
             stage: Some(stage),
-            domain: Some(DomainTag(7)),
+            domain: Some(domain),
             space: (stage == StageNumber::First).then_some(SpaceTag(7)),
             range,
             leaf_only: range.is_some(),
@@ -229,20 +257,18 @@ mod tests {
     }
 
     #[test]
-    fn a_first_stage_is_forgotten_with_and_without_a_second() {
-        assert_eq!(
-            commands(&[scope(StageNumber::First, None)], false),
-            [vma(None, None), vma(Some(7), None)]
-        );
+    fn first_stages_of_the_host_and_of_guests_are_told_apart() {
+        assert_eq!(commands(&[scope(StageNumber::First, HOST, None)], false), [vma(None, None)]);
+        assert_eq!(commands(&[scope(StageNumber::First, DomainTag(9), None)], false), [vma(Some(9), None)]);
     }
 
     #[test]
     fn ranges_are_covered_by_pages_or_one_block() {
         let range = Some((Iova(0x5000), Iova(0x8fff)));
-        let by_page: Vec<_> = commands(&[scope(StageNumber::Second, range)], false);
+        let by_page: Vec<_> = commands(&[scope(StageNumber::Second, DomainTag(7), range)], false);
         assert_eq!(by_page.len(), 4);
         let block = Some(AddressRange { first: 0, size_log2: 16 });
         let one = Command::IotinvalGvma { gscid: Some(7), range: block, non_leaf: false };
-        assert_eq!(commands(&[scope(StageNumber::Second, range)], true), [one]);
+        assert_eq!(commands(&[scope(StageNumber::Second, DomainTag(7), range)], true), [one]);
     }
 }

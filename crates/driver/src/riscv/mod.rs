@@ -4,7 +4,8 @@
 //! [`crate::Unit::enable`] puts that in force. Sections are those of the RISC-V IOMMU Architecture Specification.
 //!
 //! A device without PASIDs has its context in the device directory. One with PASIDs has a process directory there, in which requests
-//! without a PASID count as process 0; its second stage, which the architecture keeps in the device's own entry, stays off.
+//! without a PASID count as process 0; its second stage, which the architecture keeps in the device's own entry, stays off. So a
+//! device whose PASIDs a guest is to serve, in a process directory of its own, is one without PASIDs to the host.
 
 mod capabilities;
 mod entries;
@@ -21,7 +22,7 @@ use portcullis_spec::riscv::registers::{Capabilities, IommuMode};
 use portcullis_spec::{Context, DomainTag, Invalidation, Pasid, Requester, SpaceTag, Tags};
 
 use crate::common::architecture::{
-    Architecture, ContextError, FaultCounts, FaultRecord, FaultSignal, Features,
+    Architecture, ContextError, FaultCounts, FaultRecord, FaultSignal, Features, Stages,
 };
 use crate::error::{Error, Feature, UnitError};
 use crate::platform::{Lock, Mmio, Platform};
@@ -208,7 +209,7 @@ impl<M: Mmio, P: Platform> Riscv<M, P> {
             } else if pasid.is_some() {
                 return Err(Error::Unsupported(Feature::Pasid));
             } else {
-                let device = entries::device(context, tables.nowhere())?;
+                let device = entries::device(context, self.capabilities, tables.nowhere())?;
                 tables.set_device(platform, device_id, device)?;
             }
             Ok(entries::forget(device_id, tables.has_directory(device_id).then_some(pasid), former))
@@ -259,9 +260,14 @@ impl<M: Mmio, P: Platform> Architecture for Riscv<M, P> {
         forgotten
     }
 
-    /// GSCID and PSCID name the same domain: whichever of the stages there are, one tag finds it.
-    fn tags(&self, domain: DomainTag, _pasid: Option<Pasid>, first_stage: bool) -> Tags {
-        Tags { domain, space: first_stage.then_some(SpaceTag(domain.0)) }
+    /// GSCID and PSCID name the same domain, whichever of the stages there are.
+    fn tags(&self, domain: DomainTag, _pasid: Option<Pasid>, stages: Stages) -> Tags {
+        let space = Some(SpaceTag(domain.0));
+        match stages {
+            Stages::First => Tags { domain: entries::HOST, space },
+            Stages::FirstOnSecond => Tags { domain, space },
+            Stages::Second | Stages::DirectoryOnSecond => Tags { domain, space: None },
+        }
     }
 
     fn set_context(

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use portcullis_pagetable::format::{AnyFormat, ArmStage1, ArmStage2};
 use portcullis_spec::smmuv3::registers::{Idr0, Idr1, Idr3, Idr5, address_bits, address_size_field, offset};
-use portcullis_spec::{Granule, PagingFormat};
+use portcullis_spec::{DescriptorLayout, DirectoryFormat, Granule, PagingFormat};
 
 use crate::common::architecture::{Features, TableFeatures};
 use crate::error::{Error, Feature, UnitError};
@@ -153,6 +153,7 @@ impl Capabilities {
             formats,
             identity: true,
             nested: Vec::new(),
+            directories: self.directories(),
             pasid_bits,
             output_bits,
             coherent: self.coherent(),
@@ -161,6 +162,25 @@ impl Capabilities {
             reserved: Vec::new(),
             interrupts: None,
         })
+    }
+}
+
+impl Capabilities {
+    /// 5.2, S1CDMax and S1Fmt: what a guest may call its context descriptors, where a second stage can stand beneath.
+    fn directories(&self) -> Vec<DirectoryFormat> {
+        let Self { idr0, idr1, .. } = *self;
+        let linear = [DescriptorLayout::Linear];
+        let all = [DescriptorLayout::Linear, DescriptorLayout::TwoLevel4K, DescriptorLayout::TwoLevel64K];
+        let layouts = match (idr0.s1p() && idr0.s2p(), idr0.cd2l()) {
+            (false, _) => &[][..],
+            (true, false) => &linear,
+            (true, true) => &all,
+        };
+        let pasid_bits = idr1.ssidsize().min(20);
+        layouts
+            .iter()
+            .map(|layout| DirectoryFormat::ArmContextDescriptors { pasid_bits, layout: *layout })
+            .collect()
     }
 }
 

@@ -3,7 +3,10 @@
 use portcullis_spec::smmuv3::cd::{Cd, Cd0, Cd1, Cd3};
 use portcullis_spec::smmuv3::registers::address_size_field;
 use portcullis_spec::smmuv3::ste::{Config, Ste, Ste0, Ste1, Ste2, Ste3};
-use portcullis_spec::{Context, Granule, PagingFormat, PhysAddr, Stage, StageNumber, StageRules, Tags};
+use portcullis_spec::{
+    Context, DescriptorLayout, DirectoryFormat, FirstStage, Granule, GuestDirectory, PagingFormat, PhysAddr,
+    Stage, StageNumber, StageRules, Tags, Unnumbered,
+};
 
 use super::capabilities::Capabilities;
 use crate::error::{Error, Feature};
@@ -17,27 +20,31 @@ const AS_INCOMING: u8 = 1;
 /// MAIR attribute 0: ordinary write-back memory, which is what the driver's mappings say at index 0.
 const MAIR_WRITE_BACK: u32 = 0xff;
 
-/// 5.2, S1DSS: what becomes of transactions without substream where the stream has substreams.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-pub(super) enum Unnumbered {
-    /// They are refused, and reported (F_STREAM_DISABLED).
-    Refused = 0,
-    /// Their addresses pass unchanged.
-    Bypass = 1,
-    /// They use descriptor 0.
-    Zero = 2,
-}
-
 /// Where a stream's context descriptors are, in the words of its entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct DescriptorTable {
-    /// First byte.
-    pub(super) base: PhysAddr,
+    /// First byte: a physical address, or a guest's where there is a second stage.
+    pub(super) base: u64,
     /// log2 of the descriptors; 0 for one that transactions without substream use.
     pub(super) bits: u8,
-    /// Whether it has two levels, the second of 64 descriptors.
-    pub(super) two_level: bool,
+    /// Layout.
+    pub(super) layout: DescriptorLayout,
+}
+
+impl DescriptorTable {
+    /// A guest's.
+    fn of_guest(directory: &GuestDirectory) -> Result<Self, Error> {
+        let base = directory.root.0;
+        match directory.format {
+            // 5.2, S1ContextPtr: bits 55:6. Descriptors say for themselves what RISC-V has rules for in the device's entry.
+            DirectoryFormat::ArmContextDescriptors { pasid_bits: bits, layout }
+                if base.trailing_zeros() >= 6 && base >> 56 == 0 && directory.rules.is_empty() =>
+            {
+                Ok(Self { base, bits, layout })
+            }
+            format => Err(Error::Unsupported(Feature::Directory(format))),
+        }
+    }
 }
 
 /// The entry of a stream whose transactions are refused with C_BAD_STE.
@@ -67,19 +74,28 @@ impl Encoder {
                 Ste { q0: config(Config::Stage2), q1, q2, q3, ..Ste::default() }
             }
             Context::OneStage { stage, .. } => return Err(unsupported(stage)),
+            Context::TwoStages { tags, first: FirstStage::Directory(directory), second } => {
+                let (q2, q3) = self.second_stage(second, *tags)?;
+                let table = DescriptorTable::of_guest(directory)?;
+                Ste { q2, q3, ..self.descriptors(Config::Nested, table, directory.unnumbered) }
+            }
             Context::TwoStages { .. } => return Err(Error::Unsupported(Feature::Nested)),
         };
         Ok(ste.encode())
     }
 
-    /// The stream table entry that leads to context descriptors.
+    /// The stream table entry that leads to context descriptors of the host's.
     pub(super) fn first_stage(self, table: DescriptorTable, unnumbered: Unnumbered) -> [u64; 8] {
+        self.descriptors(Config::Stage1, table, unnumbered).encode()
+    }
+
+    fn descriptors(self, config: Config, table: DescriptorTable, unnumbered: Unnumbered) -> Ste {
         let (cached, shared) = self.cached();
-        let q0 = Ste0::new().with_v(true).with_config(Config::Stage1);
-        let q0 = q0.with_s1contextptr(table.base.0 >> 6).with_s1cdmax(table.bits);
+        let q0 = Ste0::new().with_v(true).with_config(config).with_layout(table.layout);
+        let q0 = q0.with_s1contextptr(table.base >> 6).with_s1cdmax(table.bits);
         let q1 = Ste1::new().with_shcfg(AS_INCOMING);
-        let q1 = q1.with_s1cir(cached).with_s1cor(cached).with_s1csh(shared).with_s1dss(unnumbered as u8);
-        Ste { q0: q0.with_s1fmt(u8::from(table.two_level)), q1, ..Ste::default() }.encode()
+        let q1 = q1.with_s1cir(cached).with_s1cor(cached).with_s1csh(shared).with_unnumbered(unnumbered);
+        Ste { q0, q1, ..Ste::default() }
     }
 
     fn second_stage(self, stage: &Stage<PhysAddr>, tags: Tags) -> Result<(Ste2, Ste3), Error> {

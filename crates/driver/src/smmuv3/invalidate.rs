@@ -4,14 +4,14 @@ use alloc::vec::Vec;
 
 use portcullis_spec::smmuv3::command::{Command, TlbiRange};
 use portcullis_spec::{
-    Context, ContextScope, Granule, Invalidation, Iova, StageNumber, Tags, TranslationScope,
+    Context, ContextScope, DomainTag, Granule, Invalidation, Iova, StageNumber, Tags, TranslationScope,
 };
 
 use super::capabilities::Capabilities;
 use super::entries::asid;
 
-/// Streams without stage 2 are tagged with this VMID.
-const NO_VMID: u16 = 0;
+/// Streams without stage 2 are tagged with this VMID, which their entries say.
+pub(super) const NO_VMID: DomainTag = DomainTag(0);
 /// 4.3.6: CMD_CFGI_ALL.
 const ALL_STREAMS: Command = Command::CfgiSteRange { streamid: 0, range: 31 };
 /// Pages that are named one by one, at most; more are forgotten with their whole domain.
@@ -35,7 +35,7 @@ pub(super) fn translations_of(context: &Context) -> Vec<Command> {
     match context {
         Context::Blocked(_) | Context::Bypass { .. } => Vec::new(),
         Context::OneStage { tags, number: StageNumber::First, .. } => {
-            alloc::vec![Command::TlbiNhAsid { vmid: NO_VMID, asid: asid(*tags) }]
+            alloc::vec![Command::TlbiNhAsid { vmid: vmid(*tags), asid: asid(*tags) }]
         }
         Context::OneStage { tags, .. } | Context::TwoStages { tags, .. } => {
             alloc::vec![Command::TlbiS12Vmall { vmid: vmid(*tags) }]
@@ -66,21 +66,20 @@ pub(super) fn commands(what: &[Invalidation], capabilities: Capabilities) -> Vec
     list
 }
 
-/// First stages that the driver writes have an ASID of their own, and no second stage; those of a guest, a VMID.
 fn translations(scope: &TranslationScope, capabilities: Capabilities, list: &mut Vec<Command>) {
-    let Some(domain) = scope.domain.map(|domain| domain.0 as u16) else {
+    let Some(vmid) = scope.domain.map(|domain| domain.0 as u16) else {
         return list.extend(everything(capabilities));
     };
     let space = scope.space.map(|space| space.0 as u16);
     let whole = match (scope.stage, space) {
-        (Some(StageNumber::First), Some(asid)) => Command::TlbiNhAsid { vmid: NO_VMID, asid },
-        (Some(StageNumber::First), None) => Command::TlbiNhAll { vmid: domain },
-        _ => Command::TlbiS12Vmall { vmid: domain },
+        (Some(StageNumber::First), Some(asid)) => Command::TlbiNhAsid { vmid, asid },
+        (Some(StageNumber::First), None) => Command::TlbiNhAll { vmid },
+        _ => Command::TlbiS12Vmall { vmid },
     };
     let part = |range: TlbiRange| match (scope.stage, space) {
-        (Some(StageNumber::First), Some(asid)) => Command::TlbiNhVa { vmid: NO_VMID, asid, range },
-        (Some(StageNumber::First), None) => Command::TlbiNhVaa { vmid: domain, range },
-        _ => Command::TlbiS2Ipa { vmid: domain, range },
+        (Some(StageNumber::First), Some(asid)) => Command::TlbiNhVa { vmid, asid, range },
+        (Some(StageNumber::First), None) => Command::TlbiNhVaa { vmid, range },
+        _ => Command::TlbiS2Ipa { vmid, range },
     };
     match scope.range.and_then(|range| ranges(range, scope.leaf_only, capabilities)) {
         Some(ranges) => list.extend(ranges.into_iter().map(part)),
@@ -125,8 +124,8 @@ fn ranged(start: u64, pages: u64, leaf: bool) -> Vec<TlbiRange> {
 
 #[cfg(test)]
 mod tests {
+    use portcullis_spec::SpaceTag;
     use portcullis_spec::smmuv3::registers::{Idr0, Idr1, Idr3, Idr5};
-    use portcullis_spec::{DomainTag, SpaceTag};
 
     use super::*;
 
@@ -142,7 +141,7 @@ mod tests {
     fn first(range: Option<(u64, u64)>) -> Invalidation {
         Invalidation::Translations(TranslationScope {
             stage: Some(StageNumber::First),
-            domain: Some(DomainTag(7)),
+            domain: Some(NO_VMID),
             space: Some(SpaceTag(7)),
             range: range.map(|(first, last)| (Iova(first), Iova(last))),
             leaf_only: true,

@@ -6,7 +6,8 @@
 //! A first stage has an ASID of its own, and VMID 0; a second stage has a VMID. A stream's entry comes from two things: what
 //! transactions without PASID come to, and whether any PASID is attached. As long as none is, the entry itself says what the first
 //! is; otherwise it leads to context descriptors, of which number 0 is that of transactions without PASID (S1DSS), so that PASID 0 can't
-//! be used. Entries and descriptors in use are changed along a [`live::Plan`].
+//! be used. A guest's descriptors ([`GuestDirectory`](portcullis_spec::GuestDirectory)) are in memory of its own, with ASIDs of its
+//! own below a VMID of its nested domain. Entries and descriptors in use are changed along a [`live::Plan`].
 
 mod capabilities;
 mod entries;
@@ -29,7 +30,7 @@ use portcullis_spec::{
 };
 
 use crate::common::architecture::{
-    Architecture, ContextError, FaultCounts, FaultRecord, FaultSignal, Features,
+    Architecture, ContextError, FaultCounts, FaultRecord, FaultSignal, Features, Stages,
 };
 use crate::common::table::TableSpace;
 use crate::error::{Error, Feature, UnitError};
@@ -256,9 +257,14 @@ impl<M: Mmio, P: Platform> Architecture for Smmuv3<M, P> {
         forgotten
     }
 
-    /// ASID and VMID name the same domain, whichever it has.
-    fn tags(&self, domain: DomainTag, _pasid: Option<Pasid>, first_stage: bool) -> Tags {
-        Tags { domain, space: first_stage.then_some(SpaceTag(domain.0)) }
+    /// ASID and VMID name the same domain, whichever it has. First stages on a second come from directories only.
+    fn tags(&self, domain: DomainTag, _pasid: Option<Pasid>, stages: Stages) -> Tags {
+        match stages {
+            Stages::First => Tags { domain: invalidate::NO_VMID, space: Some(SpaceTag(domain.0)) },
+            Stages::Second | Stages::FirstOnSecond | Stages::DirectoryOnSecond => {
+                Tags { domain, space: None }
+            }
+        }
     }
 
     fn set_context(

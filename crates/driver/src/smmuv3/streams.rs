@@ -3,9 +3,9 @@
 use portcullis_spec::smmuv3::cd::Cd;
 use portcullis_spec::smmuv3::command::Command;
 use portcullis_spec::smmuv3::ste::{Config, Ste};
-use portcullis_spec::{Context, Pasid, PhysAddr, StageNumber};
+use portcullis_spec::{Context, Pasid, PhysAddr, StageNumber, Unnumbered};
 
-use super::entries::{INVALID, Unnumbered};
+use super::entries::INVALID;
 use super::live::{Entry, Plan, Words};
 use super::tables::{Exchange, Stream, load_entry, store, store_entry};
 use super::{Condemned, Smmuv3};
@@ -147,7 +147,7 @@ impl<M: Mmio, P: Platform> Smmuv3<M, P> {
             (Err(ContextError::Refused(_)), former, Some(descriptors)) => {
                 // The entry leads where it led. The table that was to take the place of another is nobody's.
                 if former.is_some() {
-                    descriptors.free_former(&space, descriptors.table().base, false);
+                    descriptors.free_former(&space, PhysAddr(descriptors.table().base), false);
                 }
                 let made = before.descriptors.is_none().then_some(descriptors);
                 *stream = before;

@@ -7,7 +7,7 @@ use alloc::collections::BTreeMap;
 use portcullis_pagetable::{TableAllocator, TableMemory};
 use portcullis_spec::smmuv3::cd::{CD_SIZE, L1CD_SIZE, L1Cd};
 use portcullis_spec::smmuv3::ste::{L1STD_SIZE, L1Std, STE_SIZE};
-use portcullis_spec::{Context, Pasid, PhysAddr};
+use portcullis_spec::{Context, DescriptorLayout, Pasid, PhysAddr};
 
 use super::capabilities::Capabilities;
 use super::entries::DescriptorTable;
@@ -197,7 +197,8 @@ impl Descriptors {
     /// As the stream's entry says it.
     pub(super) const fn table(&self) -> DescriptorTable {
         let base = PhysAddr(self.base.0 + CD_SIZE * self.place);
-        DescriptorTable { base, bits: self.bits, two_level: self.two_level }
+        let layout = if self.two_level { DescriptorLayout::TwoLevel4K } else { DescriptorLayout::Linear };
+        DescriptorTable { base: base.0, bits: self.bits, layout }
     }
 
     /// The address of a PASID's descriptor, with the table made if it is not there; and whether it was made.
@@ -211,7 +212,7 @@ impl Descriptors {
             return Err(Error::PasidOutOfReach(pasid));
         }
         if !self.two_level {
-            return Ok((PhysAddr(self.table().base.0 + CD_SIZE * u64::from(number)), false));
+            return Ok((PhysAddr(self.table().base + CD_SIZE * u64::from(number)), false));
         }
         let at = PhysAddr(self.base.0 + L1CD_SIZE * u64::from(number >> LEAF_BITS));
         let descriptor = L1Cd::from_bits(load(space, at));
@@ -238,7 +239,7 @@ impl Descriptors {
         if self.bits == 0 {
             // 5.2, S1ContextPtr: aligned to one descriptor.
             self.place ^= 1;
-            store_entry(space, self.table().base, words);
+            store_entry(space, PhysAddr(self.table().base), words);
             return Ok(Exchange::Table(None));
         }
         let (former, size) = match self.two_level {

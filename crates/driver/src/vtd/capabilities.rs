@@ -105,6 +105,7 @@ impl Capabilities {
             formats,
             identity: ecap.pt(),
             nested,
+            directories: Vec::new(),
             pasid_bits: if scalable { ecap.pasid_bits().min(20) } else { 0 },
             output_bits: host_address_bits,
             coherent: self.tables_coherent(mode),

@@ -9,7 +9,9 @@ use portcullis_spec::vtd::invalidation::{
     ContextCacheScope, InvalidationDescriptor, IotlbScope, PasidCacheScope,
 };
 use portcullis_spec::vtd::pasid::{Fspm, PasidEntry, PasidEntry0, PasidEntry1, PasidEntry2, Pgtt};
-use portcullis_spec::{Context, Ipa, PagingFormat, Pasid, PhysAddr, Stage, StageNumber, StageRules, Tags};
+use portcullis_spec::{
+    Context, FirstStage, Ipa, PagingFormat, Pasid, PhysAddr, Stage, StageNumber, StageRules, Tags,
+};
 
 use super::Vtd;
 use super::queue::FENCE;
@@ -86,7 +88,9 @@ impl<M: Mmio, P: Platform> Vtd<M, P> {
                 word2: self.first_stage(stage)?,
                 ..PasidEntry::default()
             },
-            Context::TwoStages { tags, first, second } if !self.features.nested.is_empty() => {
+            Context::TwoStages { tags, first: FirstStage::Tables(first), second }
+                if !self.features.nested.is_empty() =>
+            {
                 let (aw, ssptptr) = Self::second_stage(second)?;
                 let ssade = ecap.ssads() && second.rules.contains(StageRules::SET_DIRTY);
                 PasidEntry {

@@ -19,7 +19,7 @@ use portcullis_spec::vtd::registers::{Gsts, Rtaddr, Ttm};
 use portcullis_spec::{Context, DomainTag, Invalidation, Pasid, Requester, SpaceTag, Tags};
 
 use crate::common::architecture::{
-    Architecture, ContextError, FaultCounts, FaultRecord, FaultSignal, Features,
+    Architecture, ContextError, FaultCounts, FaultRecord, FaultSignal, Features, Stages,
 };
 use crate::error::{Error, Feature, UnitError};
 use crate::platform::{Lock, Mmio, Platform};
@@ -297,8 +297,9 @@ impl<M: Mmio, P: Platform> Architecture for Vtd<M, P> {
         }
     }
 
-    fn tags(&self, domain: DomainTag, pasid: Option<Pasid>, first_stage: bool) -> Tags {
-        let space = first_stage.then(|| SpaceTag(pasid.unwrap_or(RID_PASID).value()));
+    fn tags(&self, domain: DomainTag, pasid: Option<Pasid>, stages: Stages) -> Tags {
+        let own = matches!(stages, Stages::First | Stages::FirstOnSecond);
+        let space = own.then(|| SpaceTag(pasid.unwrap_or(RID_PASID).value()));
         Tags { domain, space }
     }
 

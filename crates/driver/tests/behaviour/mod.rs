@@ -4,10 +4,15 @@
 use std::time::Duration;
 
 use portcullis_driver::common::architecture::Architecture;
-use portcullis_driver::{Device, Domain, DomainOptions, Error, FlushPolicy, Region, RegionKind, Unit};
-use portcullis_spec::{Access, Iova, Pasid, PhysAddr, Requester};
+use portcullis_driver::{
+    Device, Domain, DomainOptions, Error, FlushPolicy, Memory, Region, RegionKind, Unit,
+};
+use portcullis_spec::{Access, Iova, PagingFormat, Pasid, PhysAddr, Requester};
 
-const PAGE: u64 = 0x1000;
+mod guest;
+mod nested;
+
+pub(crate) use nested::{directories_that_do_not_fit_are_refused, nested_domains_stand_on_their_parent};
 
 /// The unit let it not pass.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -15,6 +20,17 @@ pub(crate) struct Refused;
 
 /// A machine as these tests see it.
 pub(crate) trait Bench {
+    /// What its memory is.
+    type Memory: Memory;
+
+    /// Its memory, of which a guest can have some.
+    fn memory(&self) -> &Self::Memory;
+
+    /// Whether its devices can send PASIDs.
+    fn sends_pasids(&self) -> bool {
+        true
+    }
+
     /// Two devices that the unit has been told of, with as many PASIDs as it serves.
     fn devices(&self) -> [Requester; 2];
 
@@ -49,6 +65,17 @@ fn domain<A: Architecture>(unit: &Unit<A>) -> Domain<A> {
     unit.create_domain(DomainOptions::default()).unwrap()
 }
 
+/// A domain of this shape.
+fn domain_of<A: Architecture>(unit: &Unit<A>, shape: PagingFormat) -> Domain<A> {
+    unit.create_domain(DomainOptions { shape: Some(shape), ..DomainOptions::default() }).unwrap()
+}
+
+/// Addresses and sizes below are said for pages of 4 KiB. This makes them as much larger as the unit's smallest pages are.
+fn scaled<A: Architecture>(unit: &Unit<A>) -> impl Fn(u64) -> u64 + Copy {
+    let shift = guest::page_shift(unit.features().formats[0].shape) - 12;
+    move |address| address << shift
+}
+
 /// Defines the tests of the binary, by `$on_each_kind`, which runs a block with a bench and a unit of each kind.
 macro_rules! behaviours {
     ($on_each_kind:ident) => {
@@ -67,6 +94,8 @@ macro_rules! behaviours {
             identity_passes_and_silent_blocking_says_nothing
             pasids_are_spaces_of_their_own
             written_pages_are_reported_once
+            nested_domains_stand_on_their_parent
+            directories_that_do_not_fit_are_refused
         }
     };
     ($on_each_kind:ident: $($name:ident)*) => {
@@ -84,37 +113,41 @@ pub(crate) fn everything_is_blocked_until_attached_and_again_after<A: Architectu
     bench: &impl Bench,
     unit: &Unit<A>,
 ) {
+    let at = scaled(unit);
+    let grain = at(0x1000);
     let [a, b] = bench.devices();
-    assert!(read(bench, a, 0x1000).is_err());
+    assert!(read(bench, a, at(0x1000)).is_err());
     for stranger in bench.strangers() {
-        assert!(write(bench, stranger, 0x1000).is_err());
+        assert!(write(bench, stranger, at(0x1000)).is_err());
     }
     let domain = domain(unit);
-    domain.map(Iova(0x4000), PhysAddr(0xabc000), PAGE, Access::READ_WRITE).unwrap();
-    assert!(read(bench, a, 0x4000).is_err());
+    domain.map(Iova(at(0x4000)), PhysAddr(at(0xabc000)), grain, Access::READ_WRITE).unwrap();
+    assert!(read(bench, a, at(0x4000)).is_err());
     unit.attach(a, None, &domain).unwrap();
-    assert_eq!(read(bench, a, 0x4123), Ok(0xabc123));
-    assert_eq!(write(bench, a, 0x4ffc), Ok(0xabcffc));
-    assert!(read(bench, a, 0x5000).is_err());
-    assert!(read(bench, b, 0x4000).is_err());
+    assert_eq!(read(bench, a, at(0x4123)), Ok(at(0xabc123)));
+    assert_eq!(write(bench, a, at(0x4ffc)), Ok(at(0xabcffc)));
+    assert!(read(bench, a, at(0x5000)).is_err());
+    assert!(read(bench, b, at(0x4000)).is_err());
     unit.detach(a, None).unwrap();
-    assert!(read(bench, a, 0x4000).is_err());
-    assert!(write(bench, a, 0x4000).is_err());
+    assert!(read(bench, a, at(0x4000)).is_err());
+    assert!(write(bench, a, at(0x4000)).is_err());
 }
 
 pub(crate) fn map_is_seen_at_once_even_where_its_absence_was_cached<A: Architecture>(
     bench: &impl Bench,
     unit: &Unit<A>,
 ) {
+    let at = scaled(unit);
+    let grain = at(0x1000);
     let [a, _] = bench.devices();
     let domain = domain(unit);
     unit.attach(a, None, &domain).unwrap();
     for page in 0..8 {
-        assert!(read(bench, a, 0x10_0000 + page * PAGE).is_err());
+        assert!(read(bench, a, at(0x10_0000) + page * grain).is_err());
     }
-    domain.map(Iova(0x10_0000), PhysAddr(0x70_0000), 8 * PAGE, Access::READ_WRITE).unwrap();
+    domain.map(Iova(at(0x10_0000)), PhysAddr(at(0x70_0000)), 8 * grain, Access::READ_WRITE).unwrap();
     for page in 0..8 {
-        assert_eq!(read(bench, a, 0x10_0000 + page * PAGE), Ok(0x70_0000 + page * PAGE));
+        assert_eq!(read(bench, a, at(0x10_0000) + page * grain), Ok(at(0x70_0000) + page * grain));
     }
     unit.detach(a, None).unwrap();
 }
@@ -123,35 +156,38 @@ pub(crate) fn unmapped_is_unreachable_when_unmap_returns<A: Architecture>(
     bench: &impl Bench,
     unit: &Unit<A>,
 ) {
+    let at = scaled(unit);
+    let grain = at(0x1000);
     let [a, b] = bench.devices();
     let domain = domain(unit);
     unit.attach(a, None, &domain).unwrap();
     unit.attach(b, None, &domain).unwrap();
     // Three last-level tables, so that unmapping frees one while the unit has cached the way to it.
-    let (first, size) = (0x1f_f000, 0x200_000 + 2 * PAGE);
-    domain.map(Iova(first), PhysAddr(0x1_0000_1000), size, Access::READ_WRITE).unwrap();
+    let span = grain / 8 * grain;
+    let (first, size) = (span - grain, span + 2 * grain);
+    domain.map(Iova(first), PhysAddr(at(0x1_0000_1000)), size, Access::READ_WRITE).unwrap();
     for device in bench.devices() {
-        for offset in (0..size).step_by(0x1000) {
-            assert_eq!(write(bench, device, first + offset), Ok(0x1_0000_1000 + offset));
+        for offset in (0..size).step_by(grain as usize) {
+            assert_eq!(write(bench, device, first + offset), Ok(at(0x1_0000_1000) + offset));
         }
     }
-    domain.unmap(Iova(first + PAGE), 3 * PAGE).unwrap();
+    domain.unmap(Iova(first + grain), 3 * grain).unwrap();
     for device in bench.devices() {
         assert!(read(bench, device, first).is_ok());
         for page in 1..4 {
-            assert!(read(bench, device, first + page * PAGE).is_err());
+            assert!(read(bench, device, first + page * grain).is_err());
         }
-        assert!(read(bench, device, first + 4 * PAGE).is_ok());
+        assert!(read(bench, device, first + 4 * grain).is_ok());
     }
     // Exactly one table's worth: an invalidation of leaves only would leave the unit walking the freed table.
-    domain.unmap(Iova(0x20_0000), 0x20_0000).unwrap();
+    domain.unmap(Iova(span), span).unwrap();
     for device in bench.devices() {
-        assert!(read(bench, device, 0x20_4000).is_err());
-        assert!(read(bench, device, 0x3f_f000).is_err());
+        assert!(read(bench, device, span + 4 * grain).is_err());
+        assert!(read(bench, device, 2 * span - grain).is_err());
     }
     domain.unmap(Iova(first), size).unwrap();
     for device in bench.devices() {
-        for offset in (0..size).step_by(0x1000) {
+        for offset in (0..size).step_by(grain as usize) {
             assert!(read(bench, device, first + offset).is_err());
         }
     }
@@ -164,16 +200,18 @@ pub(crate) fn tables_left_empty_come_back_while_the_domain_lives<A: Architecture
     bench: &impl Bench,
     unit: &Unit<A>,
 ) {
+    let at = scaled(unit);
+    let grain = at(0x1000);
     let [a, _] = bench.devices();
     let domain = domain(unit);
     unit.attach(a, None, &domain).unwrap();
     let blocks = bench.live_blocks();
     for round in 0..300 {
         // Each in a last-level table of its own, eight in a table above it.
-        let iova = round << 27;
-        domain.map(Iova(iova), PhysAddr(0x1000), PAGE, Access::READ).unwrap();
+        let iova = at(round << 27);
+        domain.map(Iova(iova), PhysAddr(at(0x1000)), grain, Access::READ).unwrap();
         assert!(read(bench, a, iova).is_ok());
-        domain.unmap(Iova(iova), PAGE).unwrap();
+        domain.unmap(Iova(iova), grain).unwrap();
         assert!(read(bench, a, iova).is_err());
     }
     assert!(bench.live_blocks() - blocks <= 3 * 64, "{} more", bench.live_blocks() - blocks);
@@ -181,39 +219,45 @@ pub(crate) fn tables_left_empty_come_back_while_the_domain_lives<A: Architecture
 }
 
 pub(crate) fn large_pages_are_used_and_split<A: Architecture>(bench: &impl Bench, unit: &Unit<A>) {
+    let at = scaled(unit);
+    let grain = at(0x1000);
     let [a, _] = bench.devices();
     let domain = domain(unit);
     unit.attach(a, None, &domain).unwrap();
     let blocks = bench.live_blocks();
-    domain.map(Iova(0x4000_0000), PhysAddr(0x8000_0000), 0x4000_0000, Access::READ_WRITE).unwrap();
+    domain
+        .map(Iova(at(0x4000_0000)), PhysAddr(at(0x8000_0000)), at(0x4000_0000), Access::READ_WRITE)
+        .unwrap();
     // a gigabyte costs at most the tables above it, or one table where there are no such pages.
     assert!(bench.live_blocks() - blocks <= 4);
-    assert_eq!(read(bench, a, 0x4000_0000), Ok(0x8000_0000));
-    assert_eq!(read(bench, a, 0x7fff_ffff), Ok(0xbfff_ffff));
-    domain.unmap(Iova(0x5000_0000), PAGE).unwrap();
-    assert!(read(bench, a, 0x5000_0000).is_err());
-    assert_eq!(read(bench, a, 0x5000_1000), Ok(0x9000_1000));
-    assert_eq!(read(bench, a, 0x4fff_f000), Ok(0x8fff_f000));
+    assert_eq!(read(bench, a, at(0x4000_0000)), Ok(at(0x8000_0000)));
+    assert_eq!(read(bench, a, at(0x7fff_ffff)), Ok(at(0xbfff_ffff)));
+    domain.unmap(Iova(at(0x5000_0000)), grain).unwrap();
+    assert!(read(bench, a, at(0x5000_0000)).is_err());
+    assert_eq!(read(bench, a, at(0x5000_1000)), Ok(at(0x9000_1000)));
+    assert_eq!(read(bench, a, at(0x4fff_f000)), Ok(at(0x8fff_f000)));
     unit.detach(a, None).unwrap();
 }
 
 pub(crate) fn rights_hold_and_can_be_changed_both_ways<A: Architecture>(bench: &impl Bench, unit: &Unit<A>) {
+    let at = scaled(unit);
+    let grain = at(0x1000);
     let [a, _] = bench.devices();
     let domain = domain(unit);
     unit.attach(a, None, &domain).unwrap();
-    domain.map(Iova(0x9000), PhysAddr(0x9000), PAGE, Access::READ).unwrap();
-    assert!(read(bench, a, 0x9000).is_ok());
-    assert!(write(bench, a, 0x9000).is_err());
-    domain.protect(Iova(0x9000), PAGE, Access::READ_WRITE).unwrap();
-    assert!(write(bench, a, 0x9000).is_ok());
-    domain.protect(Iova(0x9000), PAGE, Access::READ).unwrap();
-    assert!(write(bench, a, 0x9000).is_err());
-    assert!(read(bench, a, 0x9000).is_ok());
-    domain.map(Iova(0xa000), PhysAddr(0xa000), PAGE, Access::WRITE).unwrap();
-    assert!(write(bench, a, 0xa000).is_ok());
+    domain.map(Iova(at(0x9000)), PhysAddr(at(0x9000)), grain, Access::READ).unwrap();
+    assert!(read(bench, a, at(0x9000)).is_ok());
+    assert!(write(bench, a, at(0x9000)).is_err());
+    domain.protect(Iova(at(0x9000)), grain, Access::READ_WRITE).unwrap();
+    assert!(write(bench, a, at(0x9000)).is_ok());
+    domain.protect(Iova(at(0x9000)), grain, Access::READ).unwrap();
+    assert!(write(bench, a, at(0x9000)).is_err());
+    assert!(read(bench, a, at(0x9000)).is_ok());
+    domain.map(Iova(at(0xa000)), PhysAddr(at(0xa000)), grain, Access::WRITE).unwrap();
+    assert!(write(bench, a, at(0xa000)).is_ok());
     // First-stage pages can always be read, and the driver says so.
     let readable = domain.granted(Access::WRITE).unwrap().contains(Access::READ);
-    assert_eq!(read(bench, a, 0xa000).is_ok(), readable);
+    assert_eq!(read(bench, a, at(0xa000)).is_ok(), readable);
     unit.detach(a, None).unwrap();
 }
 
@@ -221,48 +265,52 @@ pub(crate) fn a_domain_id_used_again_brings_nothing_back<A: Architecture>(
     bench: &impl Bench,
     unit: &Unit<A>,
 ) {
+    let at = scaled(unit);
+    let grain = at(0x1000);
     // CVE-2022-26357. One domain after the other gets the same ID; none sees what the former had cached.
     let [a, _] = bench.devices();
     for round in 1..6 {
         let domain = domain(unit);
-        domain.map(Iova(round * PAGE), PhysAddr(0x5000), PAGE, Access::READ_WRITE).unwrap();
+        domain.map(Iova(round * grain), PhysAddr(at(0x5000)), grain, Access::READ_WRITE).unwrap();
         unit.attach(a, None, &domain).unwrap();
         for page in 1..6 {
-            assert_eq!(read(bench, a, page * PAGE).is_ok(), page == round);
+            assert_eq!(read(bench, a, page * grain).is_ok(), page == round);
         }
         unit.detach(a, None).unwrap();
     }
 }
 
 pub(crate) fn deferred_unmaps_wait_up_to_their_bounds<A: Architecture>(bench: &impl Bench, unit: &Unit<A>) {
+    let at = scaled(unit);
+    let grain = at(0x1000);
     let [a, _] = bench.devices();
     let flush = FlushPolicy::Deferred { count: 4, delay: Duration::from_millis(10) };
     let domain = unit.create_domain(DomainOptions { flush, ..DomainOptions::default() }).unwrap();
     unit.attach(a, None, &domain).unwrap();
-    domain.map(Iova(0x10_0000), PhysAddr(0x10_0000), 16 * PAGE, Access::READ_WRITE).unwrap();
+    domain.map(Iova(at(0x10_0000)), PhysAddr(at(0x10_0000)), 16 * grain, Access::READ_WRITE).unwrap();
     for page in 0..16 {
-        read(bench, a, 0x10_0000 + page * PAGE).unwrap();
+        read(bench, a, at(0x10_0000) + page * grain).unwrap();
     }
     let tickets: Vec<_> =
-        (0..3).map(|page| domain.unmap(Iova(0x10_0000 + page * PAGE), PAGE).unwrap()).collect();
-    assert!(read(bench, a, 0x10_0000).is_ok(), "the window that deferring leaves open");
+        (0..3).map(|page| domain.unmap(Iova(at(0x10_0000) + page * grain), grain).unwrap()).collect();
+    assert!(read(bench, a, at(0x10_0000)).is_ok(), "the window that deferring leaves open");
     assert!(tickets.iter().all(|ticket| !domain.is_released(*ticket)));
-    let last = domain.unmap(Iova(0x10_3000), PAGE).unwrap();
+    let last = domain.unmap(Iova(at(0x10_3000)), grain).unwrap();
     assert!(domain.is_released(last) && tickets.iter().all(|ticket| domain.is_released(*ticket)));
     for page in 0..4 {
-        assert!(read(bench, a, 0x10_0000 + page * PAGE).is_err());
+        assert!(read(bench, a, at(0x10_0000) + page * grain).is_err());
     }
-    let ticket = domain.unmap(Iova(0x10_4000), PAGE).unwrap();
+    let ticket = domain.unmap(Iova(at(0x10_4000)), grain).unwrap();
     assert_eq!(domain.poll().unwrap(), Some(Duration::from_millis(10)));
     assert!(!domain.is_released(ticket));
     bench.pass(Duration::from_millis(10));
     assert_eq!(domain.poll().unwrap(), None);
     assert!(domain.is_released(ticket));
-    assert!(read(bench, a, 0x10_4000).is_err());
+    assert!(read(bench, a, at(0x10_4000)).is_err());
     // An address that is mapped anew before the flush must not lead where it led.
-    domain.unmap(Iova(0x10_5000), PAGE).unwrap();
-    domain.map(Iova(0x10_5000), PhysAddr(0x77_0000), PAGE, Access::READ_WRITE).unwrap();
-    assert_eq!(read(bench, a, 0x10_5000), Ok(0x77_0000));
+    domain.unmap(Iova(at(0x10_5000)), grain).unwrap();
+    domain.map(Iova(at(0x10_5000)), PhysAddr(at(0x77_0000)), grain, Access::READ_WRITE).unwrap();
+    assert_eq!(read(bench, a, at(0x10_5000)), Ok(at(0x77_0000)));
     unit.detach(a, None).unwrap();
 }
 
@@ -270,11 +318,13 @@ pub(crate) fn direct_regions_come_and_go_with_their_devices<A: Architecture>(
     bench: &impl Bench,
     unit: &Unit<A>,
 ) {
+    let at = scaled(unit);
+    let grain = at(0x1000);
     let [a, _] = bench.devices();
     let [first, second, ..] = bench.strangers();
     let region = Region {
-        first: Iova(0x7000_0000),
-        last: Iova(0x7000_1fff),
+        first: Iova(at(0x7000_0000)),
+        last: Iova(at(0x7000_2000) - 1),
         kind: RegionKind::Direct(Access::READ_WRITE),
     };
     for device in [first, second] {
@@ -284,20 +334,20 @@ pub(crate) fn direct_regions_come_and_go_with_their_devices<A: Architecture>(
     unit.attach(first, None, &domain).unwrap();
     unit.attach(second, None, &domain).unwrap();
     unit.attach(a, None, &domain).unwrap();
-    assert_eq!(read(bench, first, 0x7000_1abc), Ok(0x7000_1abc));
-    let reserved = Err(Error::Reserved { first: Iova(0x7000_0000), last: Iova(0x7000_1fff) });
-    assert_eq!(domain.unmap(Iova(0x7000_0000), PAGE).map(drop), reserved);
+    assert_eq!(read(bench, first, at(0x7000_1abc)), Ok(at(0x7000_1abc)));
+    let reserved = Err(Error::Reserved { first: Iova(at(0x7000_0000)), last: Iova(at(0x7000_2000) - 1) });
+    assert_eq!(domain.unmap(Iova(at(0x7000_0000)), grain).map(drop), reserved);
     unit.detach(first, None).unwrap();
-    assert!(read(bench, second, 0x7000_0000).is_ok());
+    assert!(read(bench, second, at(0x7000_0000)).is_ok());
     unit.detach(second, None).unwrap();
     // XSA-378: a device that has no such region reaches none that others left behind.
-    assert!(read(bench, a, 0x7000_0000).is_err());
+    assert!(read(bench, a, at(0x7000_0000)).is_err());
     // a region that does not fit keeps its device out, and all else as it was.
-    domain.map(Iova(0x7000_1000), PhysAddr(0x1000), PAGE, Access::READ).unwrap();
+    domain.map(Iova(at(0x7000_1000)), PhysAddr(at(0x1000)), grain, Access::READ).unwrap();
     assert!(unit.attach(first, None, &domain).is_err());
-    assert!(read(bench, first, 0x7000_0000).is_err());
-    assert!(read(bench, a, 0x7000_0000).is_err());
-    assert_eq!(read(bench, a, 0x7000_1000), Ok(0x1000));
+    assert!(read(bench, first, at(0x7000_0000)).is_err());
+    assert!(read(bench, a, at(0x7000_0000)).is_err());
+    assert_eq!(read(bench, a, at(0x7000_1000)), Ok(at(0x1000)));
     unit.detach(a, None).unwrap();
 }
 
@@ -305,24 +355,32 @@ pub(crate) fn a_device_that_moves_reaches_the_new_domain_and_nothing_of_the_old<
     bench: &impl Bench,
     unit: &Unit<A>,
 ) {
+    let at = scaled(unit);
+    let grain = at(0x1000);
     let [a, b] = bench.devices();
     let [old, new] = [domain(unit), domain(unit)];
-    old.map(Iova(0x4000), PhysAddr(0xa000), PAGE, Access::READ_WRITE).unwrap();
-    new.map(Iova(0x5000), PhysAddr(0xb000), PAGE, Access::READ_WRITE).unwrap();
+    old.map(Iova(at(0x4000)), PhysAddr(at(0xa000)), grain, Access::READ_WRITE).unwrap();
+    new.map(Iova(at(0x5000)), PhysAddr(at(0xb000)), grain, Access::READ_WRITE).unwrap();
     assert_eq!(unit.replace(a, None, &new), Err(Error::NotAttached(a)));
     unit.attach(a, None, &old).unwrap();
     unit.attach(b, None, &old).unwrap();
     for _ in 0..3 {
-        assert_eq!((read(bench, a, 0x4000), read(bench, b, 0x4000)), (Ok(0xa000), Ok(0xa000)));
-        assert!(read(bench, a, 0x5000).is_err());
+        assert_eq!(
+            (read(bench, a, at(0x4000)), read(bench, b, at(0x4000))),
+            (Ok(at(0xa000)), Ok(at(0xa000)))
+        );
+        assert!(read(bench, a, at(0x5000)).is_err());
         unit.replace(a, None, &new).unwrap();
-        assert_eq!((write(bench, a, 0x5000), read(bench, b, 0x4000)), (Ok(0xb000), Ok(0xa000)));
-        assert!(read(bench, a, 0x4000).is_err());
+        assert_eq!(
+            (write(bench, a, at(0x5000)), read(bench, b, at(0x4000))),
+            (Ok(at(0xb000)), Ok(at(0xa000)))
+        );
+        assert!(read(bench, a, at(0x4000)).is_err());
         unit.replace(a, None, &old).unwrap();
     }
     unit.detach(a, None).unwrap();
     unit.detach(b, None).unwrap();
-    assert!(read(bench, a, 0x4000).is_err() && read(bench, a, 0x5000).is_err());
+    assert!(read(bench, a, at(0x4000)).is_err() && read(bench, a, at(0x5000)).is_err());
 }
 
 /// Pass-through and blocking without a record, where the unit has them.
@@ -330,25 +388,27 @@ pub(crate) fn identity_passes_and_silent_blocking_says_nothing<A: Architecture>(
     bench: &impl Bench,
     unit: &Unit<A>,
 ) {
+    let at = scaled(unit);
+    let grain = at(0x1000);
     let [a, b] = bench.devices();
     if unit.features().identity {
         let identity = unit.identity_domain().unwrap();
         unit.attach(a, None, &identity).unwrap();
-        assert_eq!(write(bench, a, 0x1234_5678), Ok(0x1234_5678));
-        assert!(write(bench, b, 0x1234_5678).is_err());
-        assert_eq!(identity.map(Iova(0), PhysAddr(0), PAGE, Access::READ), Err(Error::NoMappings));
+        assert_eq!(write(bench, a, at(0x1234_5678)), Ok(at(0x1234_5678)));
+        assert!(write(bench, b, at(0x1234_5678)).is_err());
+        assert_eq!(identity.map(Iova(0), PhysAddr(0), grain, Access::READ), Err(Error::NoMappings));
         unit.detach(a, None).unwrap();
-        assert!(write(bench, a, 0x1234_5678).is_err());
+        assert!(write(bench, a, at(0x1234_5678)).is_err());
     }
     unit.read_faults(|_| ());
-    read(bench, a, 0x7000).unwrap_err();
+    read(bench, a, at(0x7000)).unwrap_err();
     let mut faults = Vec::new();
     let counts = unit.read_faults(|record| faults.push(record.fault));
     assert_eq!((counts.read, counts.unknown, counts.overflows), (1, 0, 0));
     assert_eq!(faults[0].requester, a);
     // An SMMU says nothing of the transaction where the entry is at fault (SMMUv3 7.3.5, C_BAD_STE).
     if !faults[0].access.is_empty() {
-        assert_eq!((faults[0].address, faults[0].access), (Iova(0x7000), Access::READ));
+        assert_eq!((faults[0].address, faults[0].access), (Iova(at(0x7000)), Access::READ));
     }
     if unit.features().silent_blocking && unit.features().pasid_bits == 0 {
         let blocking = unit.blocking_domain(true).unwrap();
@@ -363,37 +423,39 @@ pub(crate) fn identity_passes_and_silent_blocking_says_nothing<A: Architecture>(
 
 /// PASIDs, where the unit serves them: the lowest, one that needs a second table, and the highest.
 pub(crate) fn pasids_are_spaces_of_their_own<A: Architecture>(bench: &impl Bench, unit: &Unit<A>) {
+    let at = scaled(unit);
+    let grain = at(0x1000);
     let bits = unit.features().pasid_bits;
     if bits == 0 {
         return;
     }
     let [a, b] = bench.devices();
     let pasids = [1, 1 << (bits / 2), (1 << bits) - 1].map(|pasid| Pasid::new(pasid).unwrap());
-    let page = |pasid: Pasid| u64::from(pasid.value()) << 12;
+    let page = |pasid: Pasid| at(u64::from(pasid.value()) << 12);
     let domains = pasids.map(|_| domain(unit));
     for (pasid, domain) in pasids.into_iter().zip(&domains) {
-        assert!(bench.dma(a, Some(pasid), 0x3000, false).is_err());
-        domain.map(Iova(0x3000), PhysAddr(page(pasid)), PAGE, Access::READ_WRITE).unwrap();
+        assert!(bench.dma(a, Some(pasid), at(0x3000), false).is_err());
+        domain.map(Iova(at(0x3000)), PhysAddr(page(pasid)), grain, Access::READ_WRITE).unwrap();
         unit.attach(a, Some(pasid), domain).unwrap();
     }
     for pasid in pasids {
-        assert_eq!(bench.dma(a, Some(pasid), 0x3000, true), Ok(page(pasid)));
+        assert_eq!(bench.dma(a, Some(pasid), at(0x3000), true), Ok(page(pasid)));
     }
-    assert!(read(bench, a, 0x3000).is_err());
+    assert!(read(bench, a, at(0x3000)).is_err());
     // The same domain under another PASID, and without one.
     let seven = Pasid::new(7);
     unit.attach(b, seven, &domains[0]).unwrap();
     unit.attach(b, None, &domains[0]).unwrap();
-    assert_eq!(read(bench, b, 0x3000), Ok(0x1000));
-    assert_eq!(bench.dma(b, seven, 0x3000, false), Ok(0x1000));
-    domains[0].unmap(Iova(0x3000), PAGE).unwrap();
-    assert!(bench.dma(a, Some(pasids[0]), 0x3000, false).is_err());
-    assert!(bench.dma(b, seven, 0x3000, false).is_err());
-    assert!(read(bench, b, 0x3000).is_err());
-    assert!(bench.dma(a, Some(pasids[1]), 0x3000, false).is_ok());
+    assert_eq!(read(bench, b, at(0x3000)), Ok(at(0x1000)));
+    assert_eq!(bench.dma(b, seven, at(0x3000), false), Ok(at(0x1000)));
+    domains[0].unmap(Iova(at(0x3000)), grain).unwrap();
+    assert!(bench.dma(a, Some(pasids[0]), at(0x3000), false).is_err());
+    assert!(bench.dma(b, seven, at(0x3000), false).is_err());
+    assert!(read(bench, b, at(0x3000)).is_err());
+    assert!(bench.dma(a, Some(pasids[1]), at(0x3000), false).is_ok());
     unit.detach(a, Some(pasids[1])).unwrap();
-    assert!(bench.dma(a, Some(pasids[1]), 0x3000, false).is_err());
-    assert!(bench.dma(a, Some(pasids[2]), 0x3000, false).is_ok());
+    assert!(bench.dma(a, Some(pasids[1]), at(0x3000), false).is_err());
+    assert!(bench.dma(a, Some(pasids[2]), at(0x3000), false).is_ok());
     unit.detach(a, Some(pasids[0])).unwrap();
     unit.detach(a, Some(pasids[2])).unwrap();
     unit.detach(b, seven).unwrap();
@@ -402,6 +464,8 @@ pub(crate) fn pasids_are_spaces_of_their_own<A: Architecture>(bench: &impl Bench
 
 /// Dirty tracking, where the unit has it in a format that domains get.
 pub(crate) fn written_pages_are_reported_once<A: Architecture>(bench: &impl Bench, unit: &Unit<A>) {
+    let at = scaled(unit);
+    let grain = at(0x1000);
     let options = DomainOptions { dirty_tracking: true, ..DomainOptions::default() };
     let Ok(domain) = unit.create_domain(options) else {
         assert!(unit.features().formats.iter().all(|format| !format.dirty));
@@ -410,21 +474,22 @@ pub(crate) fn written_pages_are_reported_once<A: Architecture>(bench: &impl Benc
     let [a, _] = bench.devices();
     unit.attach(a, None, &domain).unwrap();
     // No larger page fits.
-    domain.map(Iova(0x10_0000), PhysAddr(0x20_1000), 16 * PAGE, Access::READ_WRITE).unwrap();
+    domain.map(Iova(at(0x10_0000)), PhysAddr(at(0x20_1000)), 16 * grain, Access::READ_WRITE).unwrap();
     let dirty = || {
         let mut pages = Vec::new();
         domain
-            .read_and_clear_dirty(Iova(0x10_0000), 16 * PAGE, |page, shift| pages.push((page.0, shift)))
+            .read_and_clear_dirty(Iova(at(0x10_0000)), 16 * grain, |page, shift| pages.push((page.0, shift)))
             .unwrap();
         pages
     };
     assert!(dirty().is_empty());
-    read(bench, a, 0x10_1000).unwrap();
-    write(bench, a, 0x10_3000).unwrap();
-    write(bench, a, 0x10_7000).unwrap();
-    assert_eq!(dirty(), [(0x10_3000, 12), (0x10_7000, 12)]);
+    read(bench, a, at(0x10_1000)).unwrap();
+    write(bench, a, at(0x10_3000)).unwrap();
+    write(bench, a, at(0x10_7000)).unwrap();
+    let shift = grain.trailing_zeros() as u8;
+    assert_eq!(dirty(), [(at(0x10_3000), shift), (at(0x10_7000), shift)]);
     assert!(dirty().is_empty());
-    write(bench, a, 0x10_3000).unwrap();
-    assert_eq!(dirty(), [(0x10_3000, 12)]);
+    write(bench, a, at(0x10_3000)).unwrap();
+    assert_eq!(dirty(), [(at(0x10_3000), shift)]);
     unit.detach(a, None).unwrap();
 }

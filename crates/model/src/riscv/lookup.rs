@@ -329,7 +329,7 @@ impl Lookup<'_> {
             },
             (_, Some(second)) => Context::TwoStages {
                 tags,
-                first: Stage { format: shape, root: Ipa(root), rules, input_bits: 64 },
+                first: Stage { format: shape, root: Ipa(root), rules, input_bits: 64 }.into(),
                 second: second.stage,
             },
         }

@@ -4,7 +4,7 @@ use portcullis_pagetable::format::ArmStage1;
 use portcullis_spec::smmuv3::cd::{CD_SIZE, Cd, L1CD_SIZE, L1Cd};
 use portcullis_spec::smmuv3::event::EventNumber;
 use portcullis_spec::smmuv3::ste::Ste;
-use portcullis_spec::{Granule, PagingFormat, Stage, StageRules};
+use portcullis_spec::{DescriptorLayout, Granule, PagingFormat, Stage, StageRules};
 
 use super::config::Identification;
 use super::note::{FaultFlags, Stop};
@@ -71,11 +71,11 @@ pub(super) fn fetch(
 ) -> Result<Cd, Stop> {
     let base = ste.context_descriptors();
     let index = u64::from(index);
-    let leaf_bits = match ste.q0.s1fmt() {
+    let leaf_bits = match ste.q0.layout() {
         _ if ste.q0.s1cdmax() == 0 || unit.idr1.ssidsize() == 0 => None,
-        1 => Some(6),
-        2 => Some(10),
-        _ => None,
+        DescriptorLayout::TwoLevel4K => Some(6),
+        DescriptorLayout::TwoLevel64K => Some(10),
+        DescriptorLayout::Linear => None,
     };
     let at = match leaf_bits {
         None => base.wrapping_add(index * CD_SIZE),

@@ -5,7 +5,7 @@ use portcullis_spec::smmuv3::registers::{
     Cr0, GatosAddr, GatosCtrl, GatosPar, GatosParFault, GatosSid, offset,
 };
 use portcullis_spec::smmuv3::ste::Config;
-use portcullis_spec::{Access, Context, Iova, Ipa, Pasid, StageNumber};
+use portcullis_spec::{Access, Context, FirstStage, Iova, Ipa, Pasid, StageNumber};
 
 use super::note::Stop;
 use super::{Smmuv3Unit, fault, lookup, stream, without_top_byte};
@@ -156,7 +156,7 @@ fn stages(unit: &Smmuv3Unit, context: &Context, steering: lookup::Steering) -> O
         Context::OneStage { stage, number, .. } => {
             Some(Stages::One { only: lookup::formatted(unit, stage, steering)?, number })
         }
-        Context::TwoStages { first, second, .. } => Some(Stages::Two {
+        Context::TwoStages { first: FirstStage::Tables(first), second, .. } => Some(Stages::Two {
             first: lookup::formatted(unit, first, steering)?,
             second: lookup::formatted(unit, second, steering)?,
         }),

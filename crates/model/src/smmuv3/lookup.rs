@@ -5,7 +5,7 @@ use portcullis_spec::smmuv3::event::{EventClass, EventNumber};
 use portcullis_spec::smmuv3::ste::{Config, Ste};
 use portcullis_spec::{
     Access, Context, DomainTag, FaultReason, Ipa, MemoryAttributes, Pasid, PhysAddr, SpaceTag, Stage,
-    StageNumber, StageRules, Tags,
+    StageNumber, StageRules, Tags, Unnumbered,
 };
 
 use super::config::Identification;
@@ -203,7 +203,7 @@ fn enabled(
     let context =
         match second {
             Some(second) => descriptor::stage1(unit, &cd, regime, upper, Ipa)
-                .map(|first| Context::TwoStages { tags, first, second }),
+                .map(|first| Context::TwoStages { tags, first: first.into(), second }),
             None => descriptor::stage1(unit, &cd, regime, upper, PhysAddr)
                 .map(|stage: Stage<PhysAddr>| Context::OneStage { tags, stage, number: StageNumber::First }),
         };
@@ -227,18 +227,18 @@ fn enabled(
 fn choose(unit: &Identification, ste: &Ste, substream: Option<Pasid>) -> Result<Choice, Stop> {
     let (first, _) = stream::stages(ste.q0.config());
     let cdmax = if unit.idr1.ssidsize() == 0 { 0 } else { ste.q0.s1cdmax() };
-    let s1dss = ste.q1.s1dss();
+    let unnumbered = ste.q1.unnumbered();
     match substream.map(Pasid::value) {
         Some(_) if !first || cdmax == 0 => Err(Stop::at(EventNumber::CBadSubstreamid)),
         Some(substream) if substream >> cdmax != 0 => Err(Stop::at(EventNumber::CBadSubstreamid)),
-        Some(0) if s1dss == 0b10 => Err(Stop::at(EventNumber::FStreamDisabled)),
+        Some(0) if unnumbered == Unnumbered::Zero => Err(Stop::at(EventNumber::FStreamDisabled)),
         Some(substream) => Ok(Choice::Descriptor(substream)),
         None if !first => Ok(Choice::Bypass),
         None if cdmax == 0 => Ok(Choice::Descriptor(0)),
-        None => match s1dss {
-            0b01 => Ok(Choice::Bypass),
-            0b10 => Ok(Choice::Descriptor(0)),
-            _ => Err(Stop::at(EventNumber::FStreamDisabled)),
+        None => match unnumbered {
+            Unnumbered::Bypass => Ok(Choice::Bypass),
+            Unnumbered::Zero => Ok(Choice::Descriptor(0)),
+            Unnumbered::Refused => Err(Stop::at(EventNumber::FStreamDisabled)),
         },
     }
 }

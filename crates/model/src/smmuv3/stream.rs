@@ -5,7 +5,7 @@ use portcullis_pagetable::format::ArmStage2;
 use portcullis_spec::smmuv3::event::EventNumber;
 use portcullis_spec::smmuv3::registers::{StrtabBase, StrtabBaseCfg, address_bits};
 use portcullis_spec::smmuv3::ste::{Config, L1STD_SIZE, L1Std, STE_SIZE, Ste};
-use portcullis_spec::{Granule, PagingFormat, PhysAddr, Stage, StageRules};
+use portcullis_spec::{DescriptorLayout, Granule, PagingFormat, PhysAddr, Stage, StageRules};
 
 use super::config::Identification;
 use super::note::Stop;
@@ -112,7 +112,7 @@ pub(super) fn is_illegal(unit: &Identification, ste: &Ste) -> bool {
             || (idr1.ssidsize() != 0
                 && ste.q0.s1cdmax() != 0
                 && !idr0.cd2l()
-                && matches!(ste.q0.s1fmt(), 1 | 2))
+                && ste.q0.layout() != DescriptorLayout::Linear)
             || unit.is_beyond(ste.context_descriptors()));
     let el1 = strw_unused(unit, config) || ste.q1.strw() == 0;
     let vmid = idr0.s2p() && (first || second) && el1 && !idr0.vmid16() && ste.q2.s2vmid() > 0xff;

@@ -308,7 +308,7 @@ fn pasid_context(unit: &Capabilities, entry: &PasidEntry, index: u32) -> Result<
             let levels = first_levels.ok_or(Reason::PasidInvalid)?;
             let first = first_stage(entry, levels, Ipa(entry.first_stage_table()));
             let second = second(second_levels.ok_or(Reason::PasidInvalid)?);
-            (Context::TwoStages { tags: own, first, second }, with_first)
+            (Context::TwoStages { tags: own, first: first.into(), second }, with_first)
         }
         Pgtt::PassThrough if ecap.pt() => (pass_through(unit, shared), Note { passes: true, ..note }),
         _ => return Err(Reason::PasidInvalid),

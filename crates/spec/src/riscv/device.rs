@@ -228,6 +228,17 @@ impl PdtpMode {
         self as u8
     }
 
+    /// The directory of this many levels, where there is such a one.
+    #[must_use]
+    pub const fn of_levels(levels: u8) -> Option<Self> {
+        Some(match levels {
+            1 => Self::Pd8,
+            2 => Self::Pd17,
+            3 => Self::Pd20,
+            _ => return None,
+        })
+    }
+
     /// Levels of the directory, 0 where there is none.
     #[must_use]
     pub const fn levels(self) -> u8 {

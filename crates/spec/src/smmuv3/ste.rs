@@ -3,6 +3,8 @@
 
 use bitfield_struct::bitfield;
 
+use crate::{DescriptorLayout, Unnumbered};
+
 /// Bytes of one stream table entry.
 pub const STE_SIZE: u64 = 64;
 /// Bytes of one level-1 stream table descriptor.
@@ -101,6 +103,28 @@ pub struct Ste0 {
     pub s1cdmax: u8,
 }
 
+impl Ste0 {
+    /// S1Fmt, where there is more than one descriptor.
+    #[must_use]
+    pub const fn layout(self) -> DescriptorLayout {
+        match self.s1fmt() {
+            1 => DescriptorLayout::TwoLevel4K,
+            2 => DescriptorLayout::TwoLevel64K,
+            _ => DescriptorLayout::Linear,
+        }
+    }
+
+    /// With S1Fmt for a layout.
+    #[must_use]
+    pub const fn with_layout(self, layout: DescriptorLayout) -> Self {
+        self.with_s1fmt(match layout {
+            DescriptorLayout::Linear => 0,
+            DescriptorLayout::TwoLevel4K => 1,
+            DescriptorLayout::TwoLevel64K => 2,
+        })
+    }
+}
+
 /// Bits 127:64 of a stream table entry (5.2).
 #[bitfield(u64)]
 #[derive(PartialEq, Eq, Hash)]
@@ -179,6 +203,28 @@ pub struct Ste1 {
     /// Implementation defined.
     #[bits(12)]
     pub impl_def: u16,
+}
+
+impl Ste1 {
+    /// S1DSS, where substreams are enabled.
+    #[must_use]
+    pub const fn unnumbered(self) -> Unnumbered {
+        match self.s1dss() {
+            1 => Unnumbered::Bypass,
+            2 => Unnumbered::Zero,
+            _ => Unnumbered::Refused,
+        }
+    }
+
+    /// With S1DSS for what becomes of transactions without substream.
+    #[must_use]
+    pub const fn with_unnumbered(self, unnumbered: Unnumbered) -> Self {
+        self.with_s1dss(match unnumbered {
+            Unnumbered::Refused => 0,
+            Unnumbered::Bypass => 1,
+            Unnumbered::Zero => 2,
+        })
+    }
 }
 
 /// Bits 191:128 of a stream table entry (5.2).
