@@ -7,7 +7,7 @@ use portcullis_driver::riscv::{Options, Riscv};
 use portcullis_driver::{Device, Domain, DomainOptions, Error, FaultSignal, Feature, Unit, UnitError};
 use portcullis_model::riscv::config::{Interrupts, RiscvConfig};
 use portcullis_spec::riscv::registers::IommuMode;
-use portcullis_spec::{Access, FaultReason, Iova, Ipa, PagingFormat, PhysAddr, Requester, Stage, StageRules};
+use portcullis_spec::{Access, FaultReason, Iova, PhysAddr, Requester};
 use portcullis_testing::machine::qemu::{Board, COPY_ENGINES, QemuMachine};
 use portcullis_testing::machine::riscv::{RiscvMachine, Stages, board, model, requester};
 use portcullis_testing::machine::still::Still;

@@ -117,6 +117,12 @@ impl<A: Architecture, B: Bench> Host<'_, A, B> {
         // The host takes memory away from under the guest: what was cached of both stages goes, though nobody knows its IOVA.
         self.parent.unmap(Iova(guest.data_page(0)), 1 << 16).unwrap();
         assert_eq!(self.dma(None, address, false), None);
+        let mut last = None;
+        self.unit.read_faults(|record| last = Some(record.fault));
+        // VT-d has no place for the address between the stages.
+        let between = last.and_then(|fault| fault.ipa).map(|ipa| ipa.0 & !0xfff);
+        assert!(between.is_none() || between == Some(guest.data_page(0)), "{last:?}");
+        assert_eq!(last.map(|fault| fault.requester), Some(self.device));
         let data = (Iova(guest.data_page(0)), PhysAddr(guest.data(0)));
         self.parent.map(data.0, data.1, 1 << 16, Access::READ_WRITE).unwrap();
         assert_eq!(self.dma(None, address, true), there);
