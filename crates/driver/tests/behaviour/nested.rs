@@ -1,7 +1,7 @@
 //! First stages and directories that a guest writes, on a second stage of the host's.
 
 use portcullis_driver::common::architecture::Architecture;
-use portcullis_driver::{Device, Domain, DomainOptions, Error, Unit};
+use portcullis_driver::{Device, Domain, Error, Unit};
 use portcullis_spec::{
     Access, DirectoryFormat, GuestDirectory, Iova, Ipa, PagingFormat, Pasid, PhysAddr, Requester, SpaceTag,
     StageRules, Unnumbered,
