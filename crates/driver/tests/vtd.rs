@@ -13,9 +13,7 @@ use portcullis_driver::{
     Device, Domain, DomainOptions, Error, FaultSignal, Feature, FlushPolicy, Prefer, Region, RegionKind,
     Unit, UnitError,
 };
-use portcullis_spec::{
-    Access, FaultReason, Iova, Ipa, PagingFormat, Pasid, PciAddress, PhysAddr, Requester, Stage, StageRules,
-};
+use portcullis_spec::{Access, FaultReason, Iova, PagingFormat, Pasid, PciAddress, PhysAddr, Requester};
 
 type TestUnit<'a> = Unit<Vtd<&'a Machine, &'a Machine>>;
 type TestDomain<'a> = Domain<Vtd<&'a Machine, &'a Machine>>;
