@@ -67,6 +67,7 @@ impl Ram {
     /// # Panics
     /// Where they are not memory.
     #[must_use]
+    #[inline]
     pub fn pointer(&self, address: PhysAddr, bytes: u64) -> *mut u8 {
         let inside = address.0 >= BASE && address.0.checked_add(bytes).is_some_and(|end| end <= self.end);
         assert!(inside, "{address} is not memory");
@@ -79,10 +80,20 @@ impl Ram {
         self.offset
     }
 
+    #[inline]
     fn word(&self, address: PhysAddr) -> &AtomicU64 {
         assert!(address.is_aligned(8));
         // SAFETY: aligned, inside the mapping, which lives as long as `self`, and only reached through atomics.
         unsafe { &*self.pointer(address, 8).cast() }
+    }
+
+    /// `count` words that follow each other, checked once.
+    #[inline]
+    fn words(&self, address: PhysAddr, count: usize) -> &[AtomicU64] {
+        assert!(address.is_aligned(8));
+        let first = self.pointer(address, 8 * count as u64).cast();
+        // SAFETY: as in `word`, for each of them.
+        unsafe { std::slice::from_raw_parts(first, count) }
     }
 
     fn half(&self, address: PhysAddr) -> &AtomicU32 {
@@ -122,16 +133,42 @@ impl Memory for Ram {
         self.half(address).store(value, Ordering::Release);
     }
 
+    #[inline]
     fn load64(&self, address: PhysAddr) -> u64 {
         self.word(address).load(Ordering::Acquire)
     }
 
+    #[inline]
     fn store64(&self, address: PhysAddr, value: u64) {
         self.word(address).store(value, Ordering::Release);
     }
 
     fn compare_exchange64(&self, address: PhysAddr, current: u64, new: u64) -> Result<u64, u64> {
         self.word(address).compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire)
+    }
+
+    #[inline]
+    fn store64_run(&self, address: PhysAddr, count: usize, mut value: impl FnMut(usize) -> u64) {
+        for (index, word) in self.words(address, count).iter().enumerate() {
+            word.store(value(index), Ordering::Release);
+        }
+    }
+
+    #[inline]
+    fn find_used64(&self, address: PhysAddr, count: usize) -> Option<usize> {
+        self.words(address, count).iter().position(|word| word.load(Ordering::Acquire) != 0)
+    }
+
+    #[inline]
+    fn clear64_run(&self, address: PhysAddr, count: usize, mut goes: impl FnMut(u64) -> bool) -> usize {
+        let mut cleared = 0;
+        for word in self.words(address, count) {
+            if goes(word.load(Ordering::Acquire)) {
+                word.store(0, Ordering::Release);
+                cleared += 1;
+            }
+        }
+        cleared
     }
 
     fn flush(&self, _address: PhysAddr, _length: u64) {}

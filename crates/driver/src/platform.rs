@@ -64,6 +64,20 @@ pub trait Memory {
         (0..count).find(|index| self.load64(PhysAddr(address.0.wrapping_add(8 * *index as u64))) != 0)
     }
 
+    /// Stores zero over those of `count` values from `address` on that `goes` says so of, each loaded and stored as by
+    /// [`Memory::load64`] and [`Memory::store64`]. How many those were. The default does them one by one.
+    fn clear64_run(&self, address: PhysAddr, count: usize, mut goes: impl FnMut(u64) -> bool) -> usize {
+        let at = |index: usize| PhysAddr(address.0.wrapping_add(8 * index as u64));
+        let mut cleared = 0;
+        for index in 0..count {
+            if goes(self.load64(at(index))) {
+                self.store64(at(index), 0);
+                cleared += 1;
+            }
+        }
+        cleared
+    }
+
     /// Writes `length` bytes from `address` on back from the processor's caches and drops them there, so that the unit reads
     /// what was stored and the next load sees what the unit wrote, and completes before it returns. Called only for units that
     /// don't snoop the caches; nothing to do on a machine where all do.
@@ -149,20 +163,33 @@ macro_rules! through_pointer {
             fn store32(&self, address: PhysAddr, value: u32) {
                 (**self).store32(address, value);
             }
+            #[inline]
             fn load64(&self, address: PhysAddr) -> u64 {
                 (**self).load64(address)
             }
+            #[inline]
             fn store64(&self, address: PhysAddr, value: u64) {
                 (**self).store64(address, value);
             }
             fn compare_exchange64(&self, address: PhysAddr, current: u64, new: u64) -> Result<u64, u64> {
                 (**self).compare_exchange64(address, current, new)
             }
+            #[inline]
             fn store64_run(&self, address: PhysAddr, count: usize, value: impl FnMut(usize) -> u64) {
                 (**self).store64_run(address, count, value);
             }
+            #[inline]
             fn find_used64(&self, address: PhysAddr, count: usize) -> Option<usize> {
                 (**self).find_used64(address, count)
+            }
+            #[inline]
+            fn clear64_run(
+                &self,
+                address: PhysAddr,
+                count: usize,
+                goes: impl FnMut(u64) -> bool,
+            ) -> usize {
+                (**self).clear64_run(address, count, goes)
             }
             fn flush(&self, address: PhysAddr, length: u64) {
                 (**self).flush(address, length);

@@ -52,6 +52,29 @@ pub trait TableMemory {
         }
         Ok(None)
     }
+
+    /// Writes zero over those of `count` neighbouring entries from `at` on that `goes` says so of; returns how many those were.
+    /// Each is read and written as by [`load`](Self::load) and [`store`](Self::store).
+    #[inline]
+    fn clear_run(
+        &self,
+        at: PhysAddr,
+        count: usize,
+        mut goes: impl FnMut(u64) -> bool,
+    ) -> Result<usize, Self::Error>
+    where
+        Self: Sized,
+    {
+        let mut cleared = 0;
+        for index in 0..count {
+            let at = PhysAddr(at.0.wrapping_add(index as u64 * 8));
+            if goes(self.load(at)?) {
+                self.store(at, 0)?;
+                cleared += 1;
+            }
+        }
+        Ok(cleared)
+    }
 }
 
 impl<M: TableMemory> TableMemory for &M {
@@ -85,6 +108,16 @@ impl<M: TableMemory> TableMemory for &M {
     #[inline]
     fn find_used(&self, at: PhysAddr, count: usize) -> Result<Option<usize>, Self::Error> {
         (**self).find_used(at, count)
+    }
+
+    #[inline]
+    fn clear_run(
+        &self,
+        at: PhysAddr,
+        count: usize,
+        goes: impl FnMut(u64) -> bool,
+    ) -> Result<usize, Self::Error> {
+        (**self).clear_run(at, count, goes)
     }
 }
 

@@ -39,6 +39,8 @@ pub struct DomainOptions {
 
 /// Unmaps after which a domain looks for tables that have become empty.
 const MAX_THINNED: usize = 64;
+/// Of these, how many are compared with another unmap before it is noted too.
+const RECENTLY_THINNED: usize = 8;
 
 /// Everything that a device can be attached to. Cloning gives another handle to the same domain.
 ///
@@ -317,6 +319,10 @@ impl<A: Architecture> DomainInner<A> {
     /// there and unmaps again costs no more memory than what it has mapped and these.
     fn thinned(&self, mappings: &Mappings<A>, iova: Iova, size: u64) {
         let noted = mappings.thinned.with(|thinned| {
+            // Whoever maps and unmaps the same few addresses is noted once.
+            if thinned.iter().rev().take(RECENTLY_THINNED).any(|noted| *noted == (iova, size)) {
+                return Vec::new();
+            }
             thinned.push((iova, size));
             if thinned.len() < MAX_THINNED { Vec::new() } else { core::mem::take(thinned) }
         });
@@ -360,7 +366,11 @@ impl<A: Architecture> DomainInner<A> {
         address: Option<(Iova, u64)>,
         now: bool,
     ) -> (Ticket, Option<Batch>) {
-        let time = self.unit.now();
+        // What is not deferred is due whatever the time.
+        let time = match mappings.flush {
+            FlushPolicy::Strict => Duration::ZERO,
+            FlushPolicy::Deferred { .. } => self.unit.now(),
+        };
         mappings.waiting.with(|waiting| {
             if now || mappings.flush == FlushPolicy::Strict {
                 let (ticket, batch) = waiting.depart_with(table, time, gather, address);

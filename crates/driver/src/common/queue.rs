@@ -189,7 +189,7 @@ impl<P: Platform> CommandQueue<P> {
         list: &[C::Command],
     ) -> Result<Ticket, UnitError> {
         let needed = list.len() as u32 + 1;
-        let start = platform.now();
+        let mut since = None;
         loop {
             let entered = self.state.with(|state| {
                 if state.stopped.is_some() {
@@ -220,14 +220,14 @@ impl<P: Platform> CommandQueue<P> {
             })?;
             match entered {
                 Some(ticket) => return Ok(ticket),
-                None => self.check_time(commands, platform, start)?,
+                None => self.check_time(commands, platform, &mut since)?,
             }
         }
     }
 
     /// Waits until the unit has carried out a submission.
     fn complete(&self, commands: &impl Commands, platform: &P, ticket: &Ticket) -> Result<(), UnitError> {
-        let start = platform.now();
+        let mut since = None;
         loop {
             if self.is_done(commands, platform, ticket) {
                 self.leave(ticket.number);
@@ -243,7 +243,7 @@ impl<P: Platform> CommandQueue<P> {
             if let Some(error) = stopped {
                 return Err(error);
             }
-            self.check_time(commands, platform, start)?;
+            self.check_time(commands, platform, &mut since)?;
         }
     }
 
@@ -277,9 +277,16 @@ impl<P: Platform> CommandQueue<P> {
         });
     }
 
-    /// Relaxes, or stops the queue where it has taken too long.
-    fn check_time(&self, commands: &impl Commands, platform: &P, start: Duration) -> Result<(), UnitError> {
-        let waited = platform.now().saturating_sub(start);
+    /// Relaxes, or stops the queue where it has taken too long. `since` is when the wait began: now, where nobody has waited
+    /// yet. Who need not wait never asks what time it is.
+    fn check_time(
+        &self,
+        commands: &impl Commands,
+        platform: &P,
+        since: &mut Option<Duration>,
+    ) -> Result<(), UnitError> {
+        let now = platform.now();
+        let waited = now.saturating_sub(*since.get_or_insert(now));
         if waited >= commands.timeout() {
             let error = UnitError::QueueTimeout { waited };
             self.stop(error);

@@ -81,6 +81,18 @@ impl<M: Memory> TableMemory for TableSpace<M> {
     fn find_used(&self, at: PhysAddr, count: usize) -> Result<Option<usize>, Infallible> {
         Ok(self.memory.find_used64(at, count))
     }
+
+    #[inline]
+    fn clear_run(
+        &self,
+        at: PhysAddr,
+        count: usize,
+        goes: impl FnMut(u64) -> bool,
+    ) -> Result<usize, Infallible> {
+        let cleared = self.memory.clear64_run(at, count, goes);
+        self.flush(at, 8 * count as u64);
+        Ok(cleared)
+    }
 }
 
 impl<M: Memory> TableAllocator for TableSpace<M> {

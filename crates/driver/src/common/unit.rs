@@ -70,20 +70,28 @@ impl<A: Architecture> Memory for UnitInner<A> {
     fn store32(&self, address: PhysAddr, value: u32) {
         self.architecture.platform().store32(address, value);
     }
+    #[inline]
     fn load64(&self, address: PhysAddr) -> u64 {
         self.architecture.platform().load64(address)
     }
+    #[inline]
     fn store64(&self, address: PhysAddr, value: u64) {
         self.architecture.platform().store64(address, value);
     }
     fn compare_exchange64(&self, address: PhysAddr, current: u64, new: u64) -> Result<u64, u64> {
         self.architecture.platform().compare_exchange64(address, current, new)
     }
+    #[inline]
     fn store64_run(&self, address: PhysAddr, count: usize, value: impl FnMut(usize) -> u64) {
         self.architecture.platform().store64_run(address, count, value);
     }
+    #[inline]
     fn find_used64(&self, address: PhysAddr, count: usize) -> Option<usize> {
         self.architecture.platform().find_used64(address, count)
+    }
+    #[inline]
+    fn clear64_run(&self, address: PhysAddr, count: usize, goes: impl FnMut(u64) -> bool) -> usize {
+        self.architecture.platform().clear64_run(address, count, goes)
     }
     fn flush(&self, address: PhysAddr, length: u64) {
         self.architecture.platform().flush(address, length);

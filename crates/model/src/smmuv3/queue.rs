@@ -62,9 +62,12 @@ fn run(unit: &Smmuv3Unit, queue: &Queue) {
     if !queue.enabled || locked(&smmu.events).command_queue_stopped() {
         return;
     }
-    let done = run_until_error(unit, queue);
+    let mut undrained = false;
+    let done = run_until_error(unit, queue, &mut undrained);
     // What follows the last CMD_SYNC is drained too: nobody asked, and nobody has to.
-    unit.engine.drain();
+    if undrained {
+        unit.engine.drain();
+    }
     if let Err(error) = done {
         let consumer = CmdqCons::from_bits(smmu.consumer.load(Ordering::Acquire));
         smmu.consumer.store(consumer.with_err(error as u8).into_bits(), Ordering::Release);
@@ -73,7 +76,8 @@ fn run(unit: &Smmuv3Unit, queue: &Queue) {
     }
 }
 
-fn run_until_error(unit: &Smmuv3Unit, queue: &Queue) -> Result<(), CommandQueueError> {
+/// `undrained` becomes whether something was done after the last CMD_SYNC.
+fn run_until_error(unit: &Smmuv3Unit, queue: &Queue, undrained: &mut bool) -> Result<(), CommandQueueError> {
     let smmu = unit.smmu();
     let base = QueueBase::from_bits(queue.base);
     let log2 = base.log2size().min(smmu.unit.idr1.cmdqs());
@@ -85,6 +89,7 @@ fn run_until_error(unit: &Smmuv3Unit, queue: &Queue) -> Result<(), CommandQueueE
         let command =
             Command::decode(words, smmu.unit.idr3.ril()).map_err(|_: CommandError| CommandQueueError::Ill)?;
         let completion = execute(unit, &command)?;
+        *undrained = !matches!(command, Command::Sync { .. });
         consumer = consumer.with_rd(ring.next(consumer.rd()));
         smmu.consumer.store(consumer.into_bits(), Ordering::Release);
         // 4.7.3: who sees the signal sees that the command is consumed.

@@ -85,15 +85,19 @@ fn run(unit: &VtdUnit, queue: &mut Queue) {
     if !queue.enabled || locked(&unit.vtd().events).queue_stopped() {
         return;
     }
-    let done = run_until_error(unit, queue);
+    let mut undrained = false;
+    let done = run_until_error(unit, queue, &mut undrained);
     // What follows the last wait is drained too: nobody asked, and nobody has to.
-    unit.engine.drain();
+    if undrained {
+        unit.engine.drain();
+    }
     if let Err(iqei) = done {
         stop(unit, iqei);
     }
 }
 
-fn run_until_error(unit: &VtdUnit, queue: &Queue) -> Result<(), Iqei> {
+/// `undrained` becomes whether something was done after the last wait.
+fn run_until_error(unit: &VtdUnit, queue: &Queue, undrained: &mut bool) -> Result<(), Iqei> {
     let vtd = unit.vtd();
     let iqa = Iqa::from_bits(queue.address);
     let ttm = Rtaddr::from_bits(vtd.rtaddr.load(Ordering::SeqCst)).ttm();
@@ -115,6 +119,7 @@ fn run_until_error(unit: &VtdUnit, queue: &Queue) -> Result<(), Iqei> {
         let words = fetch(unit, ring.entry(head), iqa.dw()).ok_or(Iqei::DescriptorFetch)?;
         let descriptor = InvalidationDescriptor::decode(&words).map_err(DescriptorError::iqei)?;
         execute(unit, ttm, &descriptor)?;
+        *undrained = !matches!(descriptor, InvalidationDescriptor::Wait { .. });
         head = ring.next(head);
         vtd.queue_head.store(head.bytes(), Ordering::Release);
     }

@@ -186,7 +186,7 @@ impl<F: Format, M: TableMemory + TableAllocator> PageTable<F, M> {
         if self.memory.find_used(at, count as usize).map_err(Error::Memory)?.is_some() {
             self.make_empty(at, count, level, offset, gather)?;
         }
-        let written = self.memory.store_run(at, count as usize, |step| {
+        let written = self.memory.store_run(at, count as usize, move |step| {
             format.encode_leaf(level, shift, address + ((step as u64) << span_shift), &attributes)
         });
         if let Err(error) = written {

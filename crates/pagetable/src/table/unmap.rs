@@ -77,15 +77,12 @@ impl<F: Format, M: TableMemory + TableAllocator> PageTable<F, M> {
         if is_page(self.memory.load(entry(table, last))?).is_none() {
             return Ok(None);
         }
-        let mut bytes = 0;
-        for index in first..=last {
-            let at = entry(table, index);
-            if matches!(self.format.decode(0, self.memory.load(at)?), Entry::Leaf(_)) {
-                self.memory.store(at, 0)?;
-                bytes += 1 << granule;
-            }
-        }
-        Ok(Some(bytes))
+        // A copy, which what is written to memory cannot change.
+        let format = self.format;
+        let is_leaf = move |raw| matches!(format.decode(0, raw), Entry::Leaf(_));
+        let count = (last - first + 1) as usize;
+        let cleared = self.memory.clear_run(entry(table, first), count, is_leaf)?;
+        Ok(Some((cleared as u64) << granule))
     }
 
     /// Clears the leaves of `span` below `table`, of `level`, and takes out the tables that it covers; returns the bytes
