@@ -8,6 +8,8 @@ use core::marker::PhantomData;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
 
+use portcullis_spec::PhysAddr;
+
 /// 4 KiB of memory of this process, aligned to that.
 #[repr(C, align(4096))]
 pub(crate) struct Page(pub(crate) [AtomicU64; 512]);
@@ -56,6 +58,70 @@ impl EntryPage {
     }
 }
 
+/// A stretch of a guest's memory that lies in this process in one piece.
+#[derive(Clone, Copy, Debug)]
+pub struct HostStretch {
+    first: PhysAddr,
+    bytes: u64,
+    pointer: NonNull<u8>,
+}
+
+// SAFETY: the bytes may be accessed by anyone at any time (`GuestMemory::host_stretch`).
+unsafe impl Send for HostStretch {}
+// SAFETY: as above; no access goes through a reference.
+unsafe impl Sync for HostStretch {}
+
+impl HostStretch {
+    /// The `bytes` bytes from `first` on, which lie at `pointer`: a promise of whoever implements
+    /// [`GuestMemory::host_stretch`](crate::GuestMemory::host_stretch). `None` where addresses and pointers are not aligned
+    /// alike to 8 bytes.
+    #[must_use]
+    pub fn new(first: PhysAddr, bytes: u64, pointer: NonNull<u8>) -> Option<Self> {
+        let address = pointer.as_ptr().expose_provenance() as u64;
+        (first.0 ^ address).is_multiple_of(8).then_some(Self { first, bytes, pointer })
+    }
+
+    /// The same below `1 << bits`. `None` where nothing is.
+    pub(crate) fn below(self, bits: u8) -> Option<Self> {
+        let end = 1u64.checked_shl(bits.into()).unwrap_or(u64::MAX);
+        let bytes = self.bytes.min(end.checked_sub(self.first.0).filter(|bytes| *bytes != 0)?);
+        Some(Self { bytes, ..self })
+    }
+
+    /// How far behind the first byte `bytes` bytes from `address` on lie, if all of them are there.
+    #[inline(always)]
+    fn offset(self, address: PhysAddr, bytes: u64) -> Option<usize> {
+        let offset = address.0.wrapping_sub(self.first.0);
+        (offset < self.bytes && bytes <= self.bytes - offset).then_some(offset as usize)
+    }
+
+    /// The pointer to `bytes` bytes from `address` on, if all of them are there.
+    #[inline(always)]
+    pub(crate) fn pointer(self, address: PhysAddr, bytes: u64) -> Option<NonNull<u8>> {
+        NonNull::new(self.pointer.as_ptr().wrapping_add(self.offset(address, bytes)?))
+    }
+
+    /// `bytes` bytes from `address` on of the memory that said so of this stretch, if all of them are there.
+    #[inline(always)]
+    pub(crate) fn slice<'a>(
+        self,
+        _memory: &'a dyn crate::GuestMemory,
+        address: PhysAddr,
+        bytes: usize,
+    ) -> Option<HostSlice<'a>> {
+        Some(HostSlice::new(self.pointer(address, bytes as u64)?, bytes))
+    }
+
+    /// Loads the little-endian 64 bits at `address`, if it is a multiple of 8 and they are there.
+    #[inline(always)]
+    pub(crate) fn load64(self, address: PhysAddr) -> Option<u64> {
+        let word = self.pointer(address, 8).filter(|_| address.is_aligned(8))?.cast::<AtomicU64>();
+        // SAFETY: the stretch is readable as long as the memory lives (`GuestMemory::host_stretch`), the word lies within it, and is
+        // aligned as its address is (`new`).
+        Some(u64::from_le(unsafe { word.as_ref() }.load(Ordering::Acquire)))
+    }
+}
+
 /// Some bytes of a guest's memory in this process, readable or writable or both as the request was that found them.
 ///
 /// Others may write them at any time, and what is read twice may differ.
@@ -101,6 +167,19 @@ impl<'a> HostSlice<'a> {
             .then_some(Self { length: self.length + next.length, ..self })
     }
 
+    /// Asks for the first bytes, which are wanted soon: nothing that runs on ahead knows where the next page lies.
+    #[inline(always)]
+    pub(crate) fn fetch_ahead(self) {
+        #[cfg(target_arch = "x86_64")]
+        for line in (0..self.length.min(FETCHED_AHEAD)).step_by(64) {
+            // SAFETY: a hint, which reads nothing.
+            unsafe {
+                use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+                _mm_prefetch::<_MM_HINT_T0>(self.pointer.as_ptr().wrapping_add(line).cast());
+            }
+        }
+    }
+
     /// Copies bytes from `offset` on out, as many as the buffer takes and the slice has. Returns how many.
     pub fn read(self, offset: usize, buffer: &mut [u8]) -> usize {
         let count = buffer.len().min(self.length.saturating_sub(offset));
@@ -121,6 +200,10 @@ impl<'a> HostSlice<'a> {
         count
     }
 }
+
+/// Bytes of a slice that are asked for before it is copied: what follows, the processor sees coming.
+#[cfg(target_arch = "x86_64")]
+const FETCHED_AHEAD: usize = 256;
 
 /// Copies bytes out; 1, 2, 4 or 8 aligned bytes at once.
 ///

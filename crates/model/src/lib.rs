@@ -31,6 +31,7 @@
 //! What shows that it is right: `src/models.rs` (every order, under a model checker: `cargo xtask loom`), `tests/stress.rs`
 //! (`cargo xtask stress`), and copies broken on purpose that these must catch (`cargo xtask mutants`).
 pub mod contexts;
+mod copy;
 pub mod engine;
 mod fast;
 pub mod gate;
@@ -59,7 +60,7 @@ mod word;
 
 pub use engine::AccessError;
 pub use guard::Guard;
-pub use host::HostSlice;
+pub use host::{HostSlice, HostStretch};
 pub use interrupt::{InterruptSink, Message, NoInterrupts, Undelivered};
 pub use memory::{GuestMemory, MemoryError, OwnedMemory, Width};
 #[cfg(feature = "vm-memory")]

@@ -3,17 +3,14 @@
 use std::sync::Arc;
 
 use portcullis_spec::{
-    Access, Fault, FaultReason, Iova, Pasid, PhysAddr, RequestType, Requester, Transaction, Translation,
+    Access, Fault, Iova, Pasid, PhysAddr, RequestType, Requester, Transaction, Translation,
 };
 
 use crate::contexts::{Binding, Sender};
-use crate::engine::{AccessError, Architecture, Engine, Inside, Outcome, Release, Stop};
+use crate::copy;
+use crate::engine::{AccessError, Architecture, Engine, Inside, Outcome, Passed, Release, Stop};
 use crate::guard::Guard;
 use crate::memory::{GuestMemory, MemoryError, Width, update};
-use crate::refusal::Refusal;
-
-/// How many pieces of a copy are done in one guard, so that whoever drains waits a microsecond and not for all of it.
-const PIECES: usize = 4;
 
 /// One requester's access to memory through a unit, with one PASID or none. Cheap to clone: one for each queue or
 /// thread that does DMA.
@@ -120,26 +117,7 @@ impl<A: Architecture> Port<A> {
     /// # Errors
     /// The first request that fails; those before it have been done.
     pub fn read(&self, iova: Iova, buffer: &mut [u8]) -> Result<(), AccessError> {
-        let mut inside = None;
-        let mut done = 0;
-        for number in 1.. {
-            let (transaction, count) =
-                self.piece(iova, done, buffer.len() - done, Access::READ, &mut inside)?;
-            let now = &mut buffer[done..done + count];
-            match self.request(&mut inside, &transaction, |memory, from| memory.read(from, now))? {
-                Done::Moved(()) => {}
-                Done::ZeroAndIgnore => buffer[done..done + count].fill(0),
-                Done::Interrupt => return Err(self.engine.refuse_interrupt(&transaction)),
-            }
-            done += count;
-            if done == buffer.len() {
-                break;
-            }
-            if number % PIECES == 0 {
-                inside = None;
-            }
-        }
-        Ok(())
+        copy::copy(self, iova, &mut copy::Out(buffer))
     }
 
     /// Writes `bytes` from `iova` on, as one request for each 4 KiB that they touch. A write of 4 bytes to the
@@ -148,28 +126,10 @@ impl<A: Architecture> Port<A> {
     /// # Errors
     /// The first request that fails; those before it have been done.
     pub fn write(&self, iova: Iova, bytes: &[u8]) -> Result<(), AccessError> {
-        let mut inside = None;
-        let mut done = 0;
-        for number in 1.. {
-            if done == bytes.len() {
-                break;
-            }
-            let (transaction, count) =
-                self.piece(iova, done, bytes.len() - done, Access::WRITE, &mut inside)?;
-            let now = &bytes[done..done + count];
-            match self.request(&mut inside, &transaction, |memory, to| memory.write(to, now))? {
-                Done::Moved(()) | Done::ZeroAndIgnore => {}
-                Done::Interrupt => match <[u8; 4]>::try_from(now) {
-                    Ok(data) => self.engine.interrupt(&transaction, u32::from_le_bytes(data))?,
-                    Err(_) => return Err(self.engine.refuse_interrupt(&transaction)),
-                },
-            }
-            done += count;
-            if number % PIECES == 0 {
-                inside = None;
-            }
+        if bytes.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        copy::copy(self, iova, &mut copy::In(bytes))
     }
 
     /// Stores `new` where `current` stands, at once with respect to every processor and device. Returns what stood there:
@@ -215,8 +175,7 @@ impl<A: Architecture> Port<A> {
         if !iova.is_aligned(width.bytes()) {
             return Err(AccessError::Misaligned { address: iova });
         }
-        let done =
-            self.request(&mut None, &transaction, |memory, address| update(memory, address, width, &change))?;
+        let done = self.request(&transaction, |memory, address| update(memory, address, width, &change))?;
         match done {
             Done::Moved(old) => Ok(old),
             Done::ZeroAndIgnore => Ok(0),
@@ -224,59 +183,72 @@ impl<A: Architecture> Port<A> {
         }
     }
 
-    /// The request for what lies in one 4 KiB of `length` bytes that begin `done` bytes after `iova`, and how many bytes those
-    /// are. An address that wraps around is refused, outside of the guard.
-    fn piece(
-        &self,
-        iova: Iova,
-        done: usize,
-        length: usize,
-        access: Access,
-        inside: &mut Option<Inside<'_>>,
-    ) -> Result<(Transaction, usize), AccessError> {
-        let Some(at) = iova.checked_add(done as u64) else {
-            *inside = None;
-            let last = self.transaction(Iova(u64::MAX), length as u64, access);
-            return Err(self.engine.refuse_outright(&last, Refusal::new(FaultReason::AddressSize)));
-        };
-        let to_end = 0x1000 - (at.0 & 0xfff);
-        let count = usize::try_from(to_end).map_or(length, |to_end| length.min(to_end));
-        Ok((self.transaction(at, count as u64, access), count))
-    }
-
     /// Does one request that does not cross a 4 KiB boundary: `touch` moves the bytes, inside the guard. A refusal is
     /// settled outside.
-    fn request<'a, T>(
-        &'a self,
-        inside: &mut Option<Inside<'a>>,
+    fn request<T>(
+        &self,
         transaction: &Transaction,
         mut touch: impl FnMut(&dyn GuestMemory, PhysAddr) -> Result<T, MemoryError>,
     ) -> Result<Done<T>, AccessError> {
         loop {
-            let here = inside.get_or_insert_with(|| self.engine.enter());
-            let stop = match self.engine.pass(&self.binding, transaction, transaction.length, here) {
-                Ok(passed) => {
+            let mut inside = Some(self.engine.enter());
+            let stop = match inside.as_ref().map(|inside| self.pass(transaction, inside)) {
+                Some(Ok(passed)) => {
                     if cfg!(mutant = "guard_left_early") {
-                        *inside = None;
+                        inside = None;
                     }
-                    return Ok(Done::Moved(touch(self.engine.memory(), passed.output)?));
+                    let done = touch(self.engine.memory(), passed.output)?;
+                    drop(inside);
+                    return Ok(Done::Moved(done));
                 }
-                Err(stop) => stop,
+                Some(Err(stop)) => stop,
+                None => continue,
             };
-            *inside = None;
-            let report = match stop {
-                Stop::Interrupt => return Ok(Done::Interrupt),
-                Stop::Refused(report) => report,
-            };
-            match self.engine.settle(&report) {
-                Release::Retry => {}
-                Release::End(Outcome::ZeroAndIgnore) => return Ok(Done::ZeroAndIgnore),
-                Release::End(Outcome::Abort | Outcome::Hold) => {
-                    return Err(AccessError::Refused(report.fault));
-                }
+            drop(inside);
+            match self.settle(stop)? {
+                Settled::Retry => {}
+                Settled::ZeroAndIgnore => return Ok(Done::ZeroAndIgnore),
+                Settled::Interrupt => return Ok(Done::Interrupt),
             }
         }
     }
+
+    /// Decides a transaction of this port.
+    #[inline(always)]
+    pub(crate) fn pass(
+        &self,
+        transaction: &Transaction,
+        inside: &Inside<'_>,
+    ) -> Result<Passed, Stop<A::Record>> {
+        self.engine.pass(&self.binding, transaction, transaction.length, inside)
+    }
+
+    /// Finds out what becomes of a transaction that was stopped. Called outside of the guard.
+    ///
+    /// # Errors
+    /// Where it fails.
+    #[cold]
+    pub(crate) fn settle(&self, stop: Stop<A::Record>) -> Result<Settled, AccessError> {
+        let report = match stop {
+            Stop::Interrupt => return Ok(Settled::Interrupt),
+            Stop::Refused(report) => report,
+        };
+        match self.engine.settle(&report) {
+            Release::Retry => Ok(Settled::Retry),
+            Release::End(Outcome::ZeroAndIgnore) => Ok(Settled::ZeroAndIgnore),
+            Release::End(Outcome::Abort | Outcome::Hold) => Err(AccessError::Refused(report.fault)),
+        }
+    }
+}
+
+/// What becomes of a transaction that was stopped and does not fail.
+pub(crate) enum Settled {
+    /// It is tried again.
+    Retry,
+    /// Nothing is moved: a read gives zeros, a write is dropped.
+    ZeroAndIgnore,
+    /// It is an interrupt request.
+    Interrupt,
 }
 
 /// What became of a request that did not fail.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use portcullis_spec::PhysAddr;
 
+use crate::host::HostStretch;
 pub use owned::OwnedMemory;
 #[cfg(feature = "vm-memory")]
 pub use port::{Held, PortMemory, Tracked};
@@ -93,6 +94,13 @@ pub trait GuestMemory: Send + Sync {
     /// value lives, and may be accessed by anyone at any time as volatile memory is. `None` where that can't be said.
     fn host_pointer(&self, address: PhysAddr, bytes: u64) -> Option<NonNull<u8>> {
         let _ = (address, bytes);
+        None
+    }
+
+    /// A stretch of memory around `address` of which every part lies in this process as [`host_pointer`](Self::host_pointer) says of it:
+    /// the larger, the seldomer anyone asks. `None` where that can't be said.
+    fn host_stretch(&self, address: PhysAddr) -> Option<HostStretch> {
+        let _ = address;
         None
     }
 
@@ -213,6 +221,10 @@ impl GuestMemory for Addressable {
 
     fn host_pointer(&self, address: PhysAddr, bytes: u64) -> Option<NonNull<u8>> {
         self.check(address, bytes).ok()?.host_pointer(address, bytes)
+    }
+
+    fn host_stretch(&self, address: PhysAddr) -> Option<HostStretch> {
+        self.check(address, 1).ok()?.host_stretch(address)?.below(self.bits)
     }
 
     fn tracks_writes(&self) -> bool {

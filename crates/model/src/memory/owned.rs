@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use portcullis_spec::PhysAddr;
 
 use super::{GuestMemory, MemoryError};
-use crate::host::{HostSlice, Page, zeroed_pages};
+use crate::host::{HostSlice, HostStretch, Page, zeroed_pages};
 
 /// Memory of a fixed size, zeroed, at addresses 0 to its size.
 ///
@@ -129,5 +129,11 @@ impl GuestMemory for OwnedMemory {
     fn host_pointer(&self, address: PhysAddr, bytes: u64) -> Option<NonNull<u8>> {
         let slice = self.slice(address, usize::try_from(bytes).ok()?).ok()?;
         NonNull::new(slice.as_ptr())
+    }
+
+    fn host_stretch(&self, address: PhysAddr) -> Option<HostStretch> {
+        self.offset(address, 1).ok()?;
+        let first = PhysAddr(self.base);
+        HostStretch::new(first, self.size, self.host_pointer(first, self.size)?)
     }
 }

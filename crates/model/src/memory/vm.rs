@@ -5,9 +5,10 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use portcullis_spec::PhysAddr;
 use vm_memory::bitmap::Bitmap;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, VolatileMemory};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion as _, VolatileMemory};
 
 use super::{GuestMemory, MemoryError};
+use crate::host::HostStretch;
 
 /// [`GuestMemory`] over a guest memory of the `vm-memory` crate, such as its `GuestMemoryMmap`. Atomic accesses do not cross
 /// regions.
@@ -76,6 +77,12 @@ impl<M: GuestMemoryBackend + Send + Sync> GuestMemory for VmMemory<M> {
         let bytes = usize::try_from(bytes).ok()?;
         let slice = self.0.get_slice(GuestAddress(address.0), bytes).ok()?;
         NonNull::new(slice.ptr_guard_mut().as_ptr())
+    }
+
+    fn host_stretch(&self, address: PhysAddr) -> Option<HostStretch> {
+        let region = self.0.find_region(GuestAddress(address.0))?;
+        let first = PhysAddr(region.start_addr().0);
+        HostStretch::new(first, region.len(), self.host_pointer(first, region.len())?)
     }
 
     fn tracks_writes(&self) -> bool {
