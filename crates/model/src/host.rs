@@ -111,15 +111,6 @@ impl HostStretch {
     ) -> Option<HostSlice<'a>> {
         Some(HostSlice::new(self.pointer(address, bytes as u64)?, bytes))
     }
-
-    /// Loads the little-endian 64 bits at `address`, if it is a multiple of 8 and they are there.
-    #[inline(always)]
-    pub(crate) fn load64(self, address: PhysAddr) -> Option<u64> {
-        let word = self.pointer(address, 8).filter(|_| address.is_aligned(8))?.cast::<AtomicU64>();
-        // SAFETY: the stretch is readable as long as the memory lives (`GuestMemory::host_stretch`), the word lies within it, and is
-        // aligned as its address is (`new`).
-        Some(u64::from_le(unsafe { word.as_ref() }.load(Ordering::Acquire)))
-    }
 }
 
 /// Some bytes of a guest's memory in this process, readable or writable or both as the request was that found them.
