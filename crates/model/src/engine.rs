@@ -5,20 +5,26 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use portcullis_pagetable::AnyFormat;
 use portcullis_spec::{
-    Access, Context, ContextScope, Fault, FaultReason, FirstStage, Invalidation, Iova, PagingFormat, Pasid,
-    PhysAddr, Requester, StageNumber, StageRules, Tags, Transaction, Translation, TranslationScope,
+    Access, Context, ContextScope, Fault, FaultReason, FirstStage, InterruptScope, Invalidation, Iova,
+    PagingFormat, Pasid, PhysAddr, Requester, StageNumber, StageRules, Tags, Transaction, Translation,
+    TranslationScope,
 };
 
 use crate::contexts::{Binding, Cached, Contexts, Resolved, Sender, Spaces};
 use crate::gate::{Gate, Presence};
+use crate::interrupt::Message;
 use crate::memory::{GuestMemory, MemoryError};
 use crate::pin::{Pin, Pins, TooManyPins};
-use crate::refusal::Refusal;
+use crate::refusal::{Detail, Refusal};
 use crate::space::{Budget, Space, SpaceKey};
 use crate::translate::{FormattedStage, PageTranslation, Request, Stages};
 
 /// Slots that the leaf caches of a unit take at most: 256 MiB, for 64 TiB.
 const SLOT_LIMIT: usize = 1 << 25;
+
+/// An interrupt request of which whoever asked can make nothing: nobody was interrupted, and nothing is recorded.
+const NO_INTERRUPT: Refusal =
+    Refusal { detail: Detail::Silent, ..Refusal::new(FaultReason::InterruptBlocked) };
 
 /// What an architecture makes of a transaction before any table is read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -90,7 +96,7 @@ pub enum Event {
 
 /// What an architecture supplies: from tables to [`Context`], and from a refusal to its own codes and records.
 ///
-/// All but [`record`](Self::record) and [`interrupt`](Self::interrupt) are called inside the guard: they are short, take
+/// All but [`record`](Self::record), [`hold`](Self::hold) and [`deliver`](Self::deliver) are called inside the guard: they are short, take
 /// no lock that is held while draining, and wait for nothing.
 pub trait Architecture: Send + Sync + 'static {
     /// What a look-up remembers beside its context.
@@ -165,11 +171,25 @@ pub trait Architecture: Send + Sync + 'static {
         Release::End(Outcome::Abort)
     }
 
-    /// Delivers an interrupt request of a device. Called outside of the guard.
+    /// The message that an interrupt request of a device comes to. An architecture that [admits](Self::admit) none has nothing to say
+    /// here.
     ///
     /// # Errors
     /// Where it is blocked.
-    fn interrupt(&self, transaction: &Transaction, data: u32) -> Result<(), Report<Self::Record>>;
+    fn remap(
+        &self,
+        _memory: &dyn GuestMemory,
+        transaction: &Transaction,
+        _data: u32,
+    ) -> Result<Message, Report<Self::Record>> {
+        Err(self.fault(transaction, None, Refusal::new(FaultReason::Internal)))
+    }
+
+    /// Delivers the message that [`remap`](Self::remap) gave. Called outside of the guard; a drain waits for it all the same.
+    fn deliver(&self, _message: Message) {}
+
+    /// Forgets interrupt entries, where the unit keeps any.
+    fn forget_interrupts(&self, _scope: &InterruptScope) {}
 }
 
 /// Why a device's access did not happen.
@@ -288,10 +308,11 @@ impl<A: Architecture> Engine<A> {
             Invalidation::Everything => {
                 self.contexts.invalidate(&ContextScope::All, &inside);
                 self.spaces.invalidate(&TranslationScope::default(), &inside);
+                self.architecture.forget_interrupts(&InterruptScope::All);
             }
             Invalidation::Contexts(scope) => self.contexts.invalidate(scope, &inside),
             Invalidation::Translations(scope) => self.spaces.invalidate(scope, &inside),
-            Invalidation::Interrupts(_) => {}
+            Invalidation::Interrupts(scope) => self.architecture.forget_interrupts(scope),
         }
     }
 
@@ -311,9 +332,21 @@ impl<A: Architecture> Engine<A> {
         self.contexts.binding(Sender { requester, pasid }, &self.enter())
     }
 
-    /// Delivers an interrupt request of a device.
+    /// Delivers an interrupt request of a device. Whoever drains waits until it is delivered.
     pub(crate) fn interrupt(&self, transaction: &Transaction, data: u32) -> Result<(), AccessError> {
-        self.architecture.interrupt(transaction, data).map_err(|report| self.refuse(&report))
+        let inside = self.enter();
+        let message = match self.architecture.remap(self.memory(), transaction, data) {
+            Ok(message) => message,
+            Err(report) => {
+                drop(inside);
+                return Err(self.refuse(&report));
+            }
+        };
+        let pin = self.pin(&inside);
+        // Where others hold all the pins there are, the guard does in a pin's place.
+        let _inside = pin.is_err().then_some(inside);
+        self.architecture.deliver(message);
+        Ok(())
     }
 
     /// Refuses a transaction for a reason that needs no table.
@@ -330,17 +363,14 @@ impl<A: Architecture> Engine<A> {
 
     /// Refuses an interrupt request where none can be.
     pub(crate) fn refuse_interrupt(&self, transaction: &Transaction) -> AccessError {
-        self.refuse_outright(transaction, Refusal::new(FaultReason::InterruptBlocked))
+        self.refuse_outright(transaction, NO_INTERRUPT)
     }
 
     /// The report on what stopped a transaction that could not be an interrupt request.
     pub(crate) fn report(&self, stop: Stop<A::Record>, transaction: &Transaction) -> Report<A::Record> {
         match stop {
             Stop::Refused(report) => report,
-            Stop::Interrupt => {
-                let refusal = Refusal::new(FaultReason::InterruptBlocked);
-                self.architecture.fault(transaction, None, refusal)
-            }
+            Stop::Interrupt => self.architecture.fault(transaction, None, NO_INTERRUPT),
         }
     }
 

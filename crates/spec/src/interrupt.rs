@@ -46,6 +46,35 @@ pub enum DeliveryMode {
     ExtInt,
 }
 
+impl DeliveryMode {
+    /// The three bits that stand for it in a message's data and in table entries.
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Fixed => 0b000,
+            Self::LowestPriority => 0b001,
+            Self::Smi => 0b010,
+            Self::Nmi => 0b100,
+            Self::Init => 0b101,
+            Self::ExtInt => 0b111,
+        }
+    }
+
+    /// What these bits stand for; `None` where they are reserved.
+    #[must_use]
+    pub const fn from_code(code: u8) -> Option<Self> {
+        Some(match code {
+            0b000 => Self::Fixed,
+            0b001 => Self::LowestPriority,
+            0b010 => Self::Smi,
+            0b100 => Self::Nmi,
+            0b101 => Self::Init,
+            0b111 => Self::ExtInt,
+            _ => return None,
+        })
+    }
+}
+
 /// What an interrupt request comes to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 pub enum InterruptRoute {

@@ -284,9 +284,4 @@ impl Architecture for Riscv {
     fn record(&self, memory: &dyn GuestMemory, record: &FaultRecord) {
         self.change(|events| events.record(memory, record));
     }
-
-    /// No request is one for an interrupt: see [`admit`](Self::admit).
-    fn interrupt(&self, transaction: &Transaction, _data: u32) -> Result<(), Report<FaultRecord>> {
-        Err(self.fault(transaction, None, Refusal::new(FaultReason::Internal)))
-    }
 }

@@ -275,9 +275,4 @@ impl Architecture for Smmuv3 {
         }
         self.stalls.wait(tag)
     }
-
-    /// No address is special to an SMMU: a device's messages are translated as every write is.
-    fn interrupt(&self, _transaction: &Transaction, _data: u32) -> Result<(), Report<Record>> {
-        Ok(())
-    }
 }

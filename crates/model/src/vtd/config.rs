@@ -56,8 +56,28 @@ pub struct VtdConfig {
     pub coherent: bool,
     /// ECAP.SC: snoop control. Every access is coherent, so the bits are accepted and change nothing.
     pub snoop_control: bool,
+    /// ECAP.IR and all that belongs to interrupt remapping.
+    pub interrupts: Option<InterruptConfig>,
     /// ECAP.SMTS and all that belongs to scalable mode.
     pub scalable: Option<ScalableConfig>,
+}
+
+/// What a unit with interrupt remapping is to have.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct InterruptConfig {
+    /// ECAP.EIM: extended interrupt mode, with x2APIC destinations.
+    pub extended: bool,
+    /// ECAP.MHMV: an invalidation names up to `2^MHMV` entries, 0 to 15.
+    pub index_mask_bits: u8,
+    /// CAP.ESIRTPS: setting the table pointer invalidates the interrupt entry cache.
+    pub enhanced_set_table: bool,
+}
+
+impl Default for InterruptConfig {
+    fn default() -> Self {
+        Self { extended: true, index_mask_bits: 15, enhanced_set_table: true }
+    }
 }
 
 /// What a unit with scalable mode is to have.
@@ -119,6 +139,7 @@ impl Default for VtdConfig {
             abort_dma: false,
             coherent: true,
             snoop_control: false,
+            interrupts: None,
             scalable: None,
         }
     }
@@ -155,6 +176,7 @@ impl VtdConfig {
             protected_high: true,
             abort_dma: true,
             snoop_control: true,
+            interrupts: Some(InterruptConfig::default()),
             scalable: Some(ScalableConfig { first_stage_five_level: true, ..ScalableConfig::default() }),
             ..Self::default()
         }
@@ -185,11 +207,14 @@ pub enum ConfigError {
     /// MAMV has 6 bits, of which no more than 52 make sense.
     #[error("a maximum address mask of {0} is above 52")]
     AddressMask(u8),
+    /// MHMV has 4 bits.
+    #[error("a maximum interrupt index mask of {0} is above 15")]
+    IndexMask(u8),
     /// A version has two digits below 16.
     #[error("a version's numbers are below 16")]
     Version,
-    /// Scalable mode's invalidations exist in the queue alone.
-    #[error("scalable mode needs queued invalidation, and so does version 6")]
+    /// Scalable mode's and interrupt entries' invalidations exist in the queue alone.
+    #[error("scalable mode needs queued invalidation, and so do interrupt remapping and version 6")]
     QueuedInvalidation,
     /// Nested needs both stages.
     #[error("nested translation needs both stages")]
@@ -237,6 +262,10 @@ impl VtdConfig {
             .with_sc(self.snoop_control)
             .with_iro(self.iotlb_offset / 16)
             .with_adms(self.abort_dma);
+        if let Some(interrupts) = &self.interrupts {
+            cap = cap.with_esirtps(interrupts.enhanced_set_table);
+            ecap = ecap.with_ir(true).with_eim(interrupts.extended).with_mhmv(interrupts.index_mask_bits);
+        }
         if let Some(scalable) = &self.scalable {
             cap = cap.with_fs1gp(scalable.first_stage_1g).with_fs5lp(scalable.first_stage_five_level);
             ecap = ecap
@@ -281,8 +310,14 @@ impl VtdConfig {
         if self.version.0 > 15 || self.version.1 > 15 {
             return Err(ConfigError::Version);
         }
-        if !self.queued_invalidation && (self.scalable.is_some() || self.version.0 >= 6) {
+        let queue_needed = self.scalable.is_some() || self.interrupts.is_some() || self.version.0 >= 6;
+        if !self.queued_invalidation && queue_needed {
             return Err(ConfigError::QueuedInvalidation);
+        }
+        if let Some(interrupts) =
+            self.interrupts.as_ref().filter(|interrupts| interrupts.index_mask_bits > 15)
+        {
+            return Err(ConfigError::IndexMask(interrupts.index_mask_bits));
         }
         self.check_offsets()?;
         self.scalable.as_ref().map_or(Ok(()), |scalable| self.check_scalable(scalable))

@@ -2,10 +2,11 @@
 //!
 //! [`VtdUnit`] is the device: registers on one side, [ports](crate::Port) for devices on the other. Its parts: what it has
 //! ([`config`]), the look-up from tables to context (`lookup`), the register file (`registers`), the invalidation queue
-//! (`queue`), faults and events (`events`).
+//! (`queue`), interrupt remapping (`interrupts`), faults and events (`events`).
 
 pub mod config;
 mod events;
+mod interrupts;
 mod lookup;
 mod queue;
 mod reason;
@@ -20,8 +21,8 @@ use portcullis_spec::vtd::fault::FaultRecord;
 use portcullis_spec::vtd::registers::{Cap, Ecap, Rtaddr, Ver};
 use portcullis_spec::vtd::{VtdFaultReason, is_interrupt_address};
 use portcullis_spec::{
-    Access, Context, Fault, FaultReason, PagingFormat, Pasid, PhysAddr, RequestType, Requester, StageRules,
-    Transaction,
+    Access, Context, Fault, FaultReason, InterruptScope, PagingFormat, Pasid, PhysAddr, RequestType,
+    Requester, StageRules, Transaction,
 };
 
 use crate::contexts::Resolved;
@@ -34,6 +35,7 @@ use crate::state::locked;
 use crate::sync::Apart;
 use config::{ConfigError, VtdConfig};
 use events::Events;
+use interrupts::Interrupts;
 use lookup::{Capabilities, Root};
 pub use lookup::{Mode, Note};
 use queue::Queue;
@@ -61,6 +63,7 @@ pub struct Vtd {
     rtaddr: AtomicU64,
     /// What the protected regions protect, read by translations that pass.
     protection: RwLock<Protection>,
+    interrupts: Interrupts,
     control: Mutex<Control>,
     /// Every fault writes here.
     events: Apart<Mutex<Events>>,
@@ -88,6 +91,7 @@ impl VtdUnit {
             enabled: AtomicBool::new(false),
             rtaddr: AtomicU64::new(0),
             protection: RwLock::default(),
+            interrupts: Interrupts::default(),
             control: Mutex::default(),
             events: Apart(Mutex::new(Events::new(config.fault_records))),
             queue: Mutex::default(),
@@ -137,6 +141,23 @@ impl Vtd {
         self.unit.ecap
     }
 
+    /// The report on a refused interrupt request: what the device's side is told is what the record holds.
+    fn report(&self, transaction: &Transaction, record: FaultRecord, fpd: bool) -> Report<FaultRecord> {
+        let told = record.to_fault(self.config.segment).unwrap_or(Fault {
+            requester: transaction.requester,
+            pasid: None,
+            address: transaction.address,
+            ipa: None,
+            access: transaction.access,
+            privileged: false,
+            request_type: transaction.request_type,
+            reason: FaultReason::InterruptBlocked,
+            stage: None,
+            code: 0,
+        });
+        Report { fault: told, record: (!fpd).then_some(record), outcome: Outcome::Abort }
+    }
+
     /// Sends a message, outside of every lock. Of a write that was aborted VT-d tells nobody.
     fn send(&self, message: Option<Message>) {
         if let Some(message) = message {
@@ -166,13 +187,12 @@ impl Architecture for Vtd {
             && transaction.address.is_aligned(4)
             && transaction.request_type == RequestType::Untranslated;
         if is_message {
-            Admission::Interrupt
-        } else {
-            Admission::Refused(Refusal {
-                detail: Detail::Silent,
-                ..Refusal::new(FaultReason::InterruptBlocked)
-            })
+            return Admission::Interrupt;
         }
+        // Remapping is what looks at requests: without it nothing is recorded.
+        let judged = self.interrupts.enabled() && transaction.request_type == RequestType::Untranslated;
+        let detail = if judged { Detail::None } else { Detail::Silent };
+        Admission::Refused(Refusal { detail, ..Refusal::new(FaultReason::InterruptBlocked) })
     }
 
     fn lookup(
@@ -273,6 +293,11 @@ impl Architecture for Vtd {
         resolved: Option<&Resolved<Note>>,
         refusal: Refusal,
     ) -> Report<FaultRecord> {
+        if refusal.reason == FaultReason::InterruptBlocked && refusal.detail != Detail::Silent {
+            let source = transaction.requester.index() as u16;
+            let record = FaultRecord::interrupt(source, VtdFaultReason::InterruptRequestInvalid, 0);
+            return self.report(transaction, record, false);
+        }
         let code = reason::reason(transaction, resolved.map(|resolved| &resolved.note), refusal);
         let fpd = resolved.is_some_and(|resolved| resolved.note.fpd);
         let fault = Fault {
@@ -297,11 +322,26 @@ impl Architecture for Vtd {
         self.send(message);
     }
 
-    /// Without interrupt remapping, every message passes (VT-d 5.1.1).
-    fn interrupt(&self, transaction: &Transaction, data: u32) -> Result<(), Report<FaultRecord>> {
-        let message = Message { source: Some(transaction.requester), address: transaction.address.0, data };
-        // A posted write: nobody is told that it was aborted.
-        let _ = self.sink.send(message);
-        Ok(())
+    fn remap(
+        &self,
+        memory: &dyn GuestMemory,
+        transaction: &Transaction,
+        data: u32,
+    ) -> Result<Message, Report<FaultRecord>> {
+        let source = transaction.requester.index() as u16;
+        let remapped = self.interrupts.remap(memory, &self.unit, source, transaction.address.0, data);
+        let (address, data) = remapped.map_err(|stop| {
+            let record = FaultRecord::interrupt(source, stop.reason, stop.index);
+            self.report(transaction, record, stop.fpd)
+        })?;
+        Ok(Message { source: Some(transaction.requester), address, data })
+    }
+
+    fn deliver(&self, message: Message) {
+        self.send(Some(message));
+    }
+
+    fn forget_interrupts(&self, scope: &InterruptScope) {
+        self.interrupts.forget(scope);
     }
 }

@@ -6,11 +6,11 @@ use portcullis_spec::vtd::invalidation::{
     ContextCacheScope, DescriptorError, InvalidationDescriptor, IotlbScope, Pages, PasidCacheScope,
 };
 use portcullis_spec::vtd::registers::{
-    Cap, Ccmd, CcmdGranularity, Gsts, Iotlb, IotlbGranularity, Iqa, Iqei, Iva, Rtaddr, Ttm, offset,
+    Cap, Ccmd, CcmdGranularity, Ecap, Gsts, Iotlb, IotlbGranularity, Iqa, Iqei, Iva, Rtaddr, Ttm, offset,
 };
 use portcullis_spec::{
-    ContextScope, DomainTag, Invalidation, Iova, Pasid, PciAddress, PhysAddr, SpaceTag, StageNumber,
-    TranslationScope,
+    ContextScope, DomainTag, InterruptScope, Invalidation, Iova, Pasid, PciAddress, PhysAddr, SpaceTag,
+    StageNumber, TranslationScope,
 };
 
 use super::VtdUnit;
@@ -204,14 +204,29 @@ fn execute(unit: &VtdUnit, ttm: Ttm, descriptor: &InvalidationDescriptor) -> Res
             unit.engine.invalidate(&Invalidation::Contexts(scope));
             Ok(())
         }
-        // What belongs to features that the unit does not have: PASIDs in legacy mode, device-TLBs, page requests,
-        // interrupt remapping.
+        InvalidationDescriptor::InterruptEntryCache { index } if vtd.ecap().ir() => {
+            unit.engine.invalidate(&Invalidation::Interrupts(interrupts(vtd.ecap(), index)));
+            Ok(())
+        }
+        // What belongs to features that the unit does not have: PASIDs in legacy mode, device-TLBs, page requests.
         InvalidationDescriptor::PasidIotlb { .. }
         | InvalidationDescriptor::PasidCache(_)
         | InvalidationDescriptor::DeviceTlb { .. }
         | InvalidationDescriptor::PasidDeviceTlb { .. }
         | InvalidationDescriptor::InterruptEntryCache { .. }
         | InvalidationDescriptor::PageGroupResponse { .. } => Err(Iqei::InvalidType),
+    }
+}
+
+/// Of more entries than ECAP.MHMV admits, all are meant (VT-d 6.5.2.7).
+fn interrupts(ecap: Ecap, index: Option<(u16, u8)>) -> InterruptScope {
+    match index {
+        Some((index, mask)) if mask <= ecap.mhmv() => {
+            let low = (1 << mask) - 1;
+            let index = u32::from(index);
+            InterruptScope::Range { first: index & !low, last: index | low }
+        }
+        _ => InterruptScope::All,
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use portcullis_spec::vtd::registers::{
     Ccmd, CcmdGranularity, Gcmd, Gsts, Iotlb, IotlbGranularity, Iva, Pmen, Rtaddr, Ttm, offset,
 };
-use portcullis_spec::{Invalidation, PhysAddr};
+use portcullis_spec::{InterruptScope, Invalidation, PhysAddr};
 
 use super::{Vtd, VtdUnit, queue};
 use crate::registers::{Registers, half, put_half};
@@ -26,6 +26,10 @@ pub(super) struct Control {
     pub(super) rtaddr: u64,
     /// RTADDR_REG as it stood when it was set last.
     pub(super) rtaddr_set: u64,
+    /// IRTA_REG as software wrote it.
+    pub(super) irta: u64,
+    /// IRTA_REG as it stood when it was set last.
+    pub(super) irta_set: u64,
     /// CCMD_REG.
     pub(super) ccmd: u64,
     /// IVA_REG.
@@ -89,6 +93,7 @@ impl Registers for VtdUnit {
             offset::IEADDR => events().completion.address,
             offset::IEUADDR => events().completion.upper,
             offset::IQERCD..=0xb4 => half(events().error_record(), offset),
+            offset::IRTA..=0xbc => half(control().irta, offset),
             _ => self.read_placed(offset),
         }
     }
@@ -126,6 +131,11 @@ impl Registers for VtdUnit {
             }
             offset::IEDATA if queued => events().completion.data = value & 0xffff,
             offset::IEADDR if queued => events().completion.address = value & !3,
+            offset::IRTA..=0xbc if vtd.ecap().ir() => {
+                let mut control = control();
+                put_half(&mut control.irta, offset, value);
+                control.irta &= if vtd.ecap().eim() { !0x7f0 } else { !0xff0 };
+            }
             _ => self.write_placed(offset, value),
         }
     }
@@ -184,9 +194,34 @@ impl VtdUnit {
             control.status = Gsts::from_bits(control.status).with_qies(command.qie()).into_bits();
             queue::enable(self, &control, command.qie());
         }
+        if vtd.ecap().ir() {
+            self.command_interrupts(&mut control, command);
+        }
         if command.te() && !status.tes() {
             self.enable_translation(&mut control, true);
         }
+    }
+
+    /// The part of GCMD_REG that concerns interrupts. Requests that were let pass before are delivered when it is done.
+    fn command_interrupts(&self, control: &mut Control, command: Gcmd) {
+        let vtd = self.vtd();
+        let former = Gsts::from_bits(control.status);
+        if command.sirtp() {
+            control.irta_set = control.irta;
+        }
+        let status = former
+            .with_irtps(former.irtps() || command.sirtp())
+            .with_ires(command.ire())
+            .with_cfis(command.cfi());
+        if status == former && !command.sirtp() {
+            return;
+        }
+        vtd.interrupts.set(status, control.irta_set);
+        if command.sirtp() && vtd.cap().esirtps() {
+            self.engine.invalidate(&Invalidation::Interrupts(InterruptScope::All));
+        }
+        self.engine.drain();
+        control.status = status.into_bits();
     }
 
     /// Contexts are looked up by whether translation is on, so those found before must go.

@@ -59,13 +59,18 @@ impl VtdUnit {
         let known = Gsts::new()
             .with_tes(status.tes())
             .with_rtps(status.rtps())
-            .with_qies(status.qies() && self.vtd().ecap().qi());
+            .with_qies(status.qies() && self.vtd().ecap().qi())
+            .with_irtps(status.irtps() && self.vtd().ecap().ir())
+            .with_ires(status.ires() && self.vtd().ecap().ir())
+            .with_cfis(status.cfis() && self.vtd().ecap().ir());
+        let irta_reserved = if self.vtd().ecap().eim() { 0x7f0 } else { 0xff0 };
         let head_fits = state.queue_head < Iqa::from_bits(state.queue.address).queue_bytes();
         let possible = status == known
             && status.qies() == state.queue.enabled
             && state.events.fits(self.config().fault_records)
             && (head_fits || state.queue_head == 0)
             && state.queue.tail & !0x7_fff0 == 0
+            && (state.control.irta | state.control.irta_set) & irta_reserved == 0
             && Pmen::from_bits(state.control.pmen).epm() == Pmen::from_bits(state.control.pmen).prs();
         if !possible {
             return Err(StateError::Impossible);
@@ -85,6 +90,7 @@ impl VtdUnit {
         vtd.queue_head.store(head, Ordering::Release);
         vtd.rtaddr.store(control.rtaddr_set, Ordering::SeqCst);
         vtd.enabled.store(Gsts::from_bits(control.status).tes(), Ordering::SeqCst);
+        vtd.interrupts.set(Gsts::from_bits(control.status), control.irta_set);
         vtd.protect(&control);
         self.engine.invalidate(&Invalidation::Everything);
         self.engine.drain();

@@ -1,5 +1,6 @@
 //! Fault reasons and fault records (VT-d 7.1.3, 7.2.1, 5.1.4.1).
 
+use super::interrupt::RemappableAddress;
 use super::registers::{FrcdHigh, FrcdLow, Ttm};
 use crate::{
     Access, ConfigTable, Fault, FaultReason, Iova, Pasid, PciAddress, RequestType, Requester, StageNumber,
@@ -324,13 +325,21 @@ impl FaultRecord {
         }
     }
 
-    /// The record of a DMA fault, with F set; `None` where the fault's code is not one of VT-d's, or the requester is
-    /// not a PCI function.
+    /// The record of a fault, with F set; `None` where the fault's code is not one of VT-d's, or the requester is not a PCI
+    /// function. Of an interrupt fault, the index is the handle in its address.
     #[must_use]
     pub const fn from_fault(fault: &Fault) -> Option<Self> {
         let Requester::Pci(source) = fault.requester else { return None };
-        if fault.code > 0xff || VtdFaultReason::from_code(fault.code as u8).is_none() {
+        if fault.code > 0xff {
             return None;
+        }
+        match VtdFaultReason::from_code(fault.code as u8) {
+            None => return None,
+            Some(reason) if reason.is_interrupt() => {
+                let index = RemappableAddress::from_bits(fault.address.0 as u32).handle();
+                return Some(Self::interrupt(source.requester_id, reason, index));
+            }
+            Some(_) => {}
         }
         let atomic = fault.access.contains(Access::ATOMIC);
         let write = fault.access.contains(Access::WRITE) && !atomic;
@@ -357,9 +366,17 @@ impl FaultRecord {
         Some(Self { low: FrcdLow::new().with_fi(fault.address.0 >> 12), high })
     }
 
+    /// The record of a refused interrupt request of the function with ID `source`, with F set: the index of the interrupt table entry
+    /// stands in bits 63:48, and is 0 where the request came to none.
+    #[must_use]
+    pub const fn interrupt(source: u16, reason: VtdFaultReason, index: u16) -> Self {
+        let high = FrcdHigh::new().with_sid(source).with_fr(reason.code()).with_f(true);
+        Self { low: FrcdLow::new().with_fi((index as u64) << 36), high }
+    }
+
     /// The fault that the record tells of, for a unit on PCI segment `segment`; `None` where F is clear or the reason
-    /// is unknown. Of an interrupt fault, the address is the raw fault information. What the record cannot hold is
-    /// absent: the address between two stages, the low 12 address bits.
+    /// is unknown. Of an interrupt fault, the address is that of a request for the entry whose index the record holds
+    /// ([`RemappableAddress`]). What the record cannot hold is absent: the address between two stages, the low 12 address bits.
     #[must_use]
     pub const fn to_fault(self, segment: u16) -> Option<Fault> {
         let high = self.high;
@@ -368,6 +385,7 @@ impl FaultRecord {
         }
         let Some(reason) = VtdFaultReason::from_code(high.fr()) else { return None };
         let mut access = match self.record_type() {
+            _ if reason.is_interrupt() => Access::WRITE,
             RecordType::Write => Access::WRITE,
             RecordType::Read | RecordType::PageRequest => Access::READ,
             RecordType::Atomic => Access::READ_WRITE.union(Access::ATOMIC),
@@ -378,7 +396,12 @@ impl FaultRecord {
         Some(Fault {
             requester: Requester::Pci(PciAddress { segment, requester_id: high.sid() }),
             pasid: if high.pp() { Pasid::new(high.pv()) } else { None },
-            address: Iova(self.low.fi() << 12),
+            address: if reason.is_interrupt() {
+                let index = (self.low.fi() >> 36) as u16;
+                Iova(RemappableAddress::of(index, false).into_bits() as u64)
+            } else {
+                Iova(self.low.fi() << 12)
+            },
             ipa: None,
             access,
             privileged: high.pp() && high.r#priv(),

@@ -3,6 +3,8 @@
 
 use bitfield_struct::bitfield;
 
+use crate::{DeliveryMode, DestinationMode, InterruptRoute, TriggerMode};
+
 /// Bytes of one interrupt remapping table entry.
 pub const IRTE_SIZE: u64 = 16;
 /// Bytes of one posted-interrupt descriptor, which is aligned to its size.
@@ -58,6 +60,80 @@ pub struct RemappableData {
     pub rsvd: u16,
 }
 
+/// The address of a compatibility format interrupt request (VT-d 5.1.2.1; SDM volume 3, 11.11.1), which is also what a processor
+/// takes.
+#[bitfield(u64)]
+#[derive(PartialEq, Eq, Hash)]
+pub struct CompatibilityAddress {
+    /// Don't care.
+    #[bits(2)]
+    pub ign: u8,
+    /// Destination mode: logical if set, else physical.
+    pub dm: bool,
+    /// Redirection hint.
+    pub rh: bool,
+    /// Interrupt format: clear.
+    pub format: bool,
+    #[bits(7)]
+    __: u8,
+    /// Destination, bits 7:0.
+    pub dest_7_0: u8,
+    /// `FEEh`.
+    #[bits(12)]
+    pub prefix: u16,
+    #[bits(8)]
+    __: u8,
+    /// Destination, bits 31:8: where a platform takes x2APIC destinations in messages, it is here that they are continued.
+    #[bits(24)]
+    pub dest_31_8: u32,
+}
+
+/// The data of a compatibility format interrupt request (VT-d 5.1.2.1; SDM volume 3, 11.11.2).
+#[bitfield(u32)]
+#[derive(PartialEq, Eq, Hash)]
+pub struct CompatibilityData {
+    /// Vector.
+    pub v: u8,
+    /// Delivery mode.
+    #[bits(3)]
+    pub dlm: u8,
+    #[bits(3)]
+    __: u8,
+    /// Level of a level-triggered interrupt: assert if set.
+    pub level: bool,
+    /// Trigger mode: level if set, else edge.
+    pub tm: bool,
+    __: u16,
+}
+
+/// The address and data of the message that a processor gets for a remapped request; `None` for other routes.
+#[must_use]
+pub const fn message(route: &InterruptRoute) -> Option<(CompatibilityAddress, CompatibilityData)> {
+    let InterruptRoute::Remapped {
+        destination,
+        destination_mode,
+        delivery_mode,
+        trigger_mode,
+        redirection_hint,
+        vector,
+    } = *route
+    else {
+        return None;
+    };
+    let address = CompatibilityAddress::new()
+        .with_dm(matches!(destination_mode, DestinationMode::Logical))
+        .with_rh(redirection_hint)
+        .with_dest_7_0(destination as u8)
+        .with_prefix(0xfee)
+        .with_dest_31_8(destination >> 8);
+    let data = CompatibilityData::new()
+        .with_v(vector)
+        .with_dlm(delivery_mode.code())
+        .with_level(true)
+        .with_tm(matches!(trigger_mode, TriggerMode::Level));
+    Some((address, data))
+}
+
 /// Low half of an entry for remapped interrupts (VT-d 9.9).
 #[bitfield(u64)]
 #[derive(PartialEq, Eq, Hash)]
@@ -88,6 +164,52 @@ pub struct RemappedLow {
     __: u8,
     /// Destination: 32 bits in extended interrupt mode, else in bits 15:8 of this field.
     pub dst: u32,
+}
+
+impl RemappedLow {
+    /// What a present entry comes to, with `eime` from IRTA_REG; `None` where its delivery mode is reserved.
+    #[must_use]
+    pub const fn route(self, eime: bool) -> Option<InterruptRoute> {
+        let Some(delivery_mode) = DeliveryMode::from_code(self.dlm()) else { return None };
+        Some(InterruptRoute::Remapped {
+            destination: if eime { self.dst() } else { self.dst() >> 8 & 0xff },
+            destination_mode: if self.dm() { DestinationMode::Logical } else { DestinationMode::Physical },
+            delivery_mode,
+            trigger_mode: if self.tm() { TriggerMode::Level } else { TriggerMode::Edge },
+            redirection_hint: self.rh(),
+            vector: self.v(),
+        })
+    }
+
+    /// A present entry that comes to `route`, with `eime` from IRTA_REG; `None` for routes that no such entry expresses, or whose
+    /// destination is beyond the mode's.
+    #[must_use]
+    pub const fn of(route: &InterruptRoute, eime: bool) -> Option<Self> {
+        let InterruptRoute::Remapped {
+            destination,
+            destination_mode,
+            delivery_mode,
+            trigger_mode,
+            redirection_hint,
+            vector,
+        } = *route
+        else {
+            return None;
+        };
+        if !eime && destination > 0xff {
+            return None;
+        }
+        Some(
+            Self::new()
+                .with_p(true)
+                .with_dm(matches!(destination_mode, DestinationMode::Logical))
+                .with_rh(redirection_hint)
+                .with_tm(matches!(trigger_mode, TriggerMode::Level))
+                .with_dlm(delivery_mode.code())
+                .with_v(vector)
+                .with_dst(if eime { destination } else { destination << 8 }),
+        )
+    }
 }
 
 /// Low half of an entry for posted interrupts (VT-d 9.10).
@@ -163,6 +285,30 @@ pub struct IrteHigh {
     __: u16,
     /// Posted descriptor address, bits 63:32, in an entry for posted interrupts; reserved otherwise.
     pub pdah: u32,
+}
+
+impl IrteHigh {
+    /// Whether the entry takes requests of the function with ID `source` (VT-d 9.9, SVT, SQ, SID). A reserved SVT takes none.
+    #[must_use]
+    pub const fn admits(self, source: u16) -> bool {
+        match self.svt() {
+            SourceValidation::None => true,
+            SourceValidation::SourceId => {
+                let ignored = match self.sq() {
+                    0b00 => 0b000,
+                    0b01 => 0b100,
+                    0b10 => 0b110,
+                    _ => 0b111,
+                };
+                (source ^ self.sid()) & !ignored == 0
+            }
+            SourceValidation::BusRange => {
+                let bus = source >> 8;
+                bus >= self.sid() >> 8 && bus <= self.sid() & 0xff
+            }
+            SourceValidation::Reserved => false,
+        }
+    }
 }
 
 /// An interrupt remapping table entry (VT-d 9.9, 9.10).
