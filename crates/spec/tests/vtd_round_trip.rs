@@ -4,7 +4,9 @@
 use portcullis_spec::vtd::VtdFaultReason;
 use portcullis_spec::vtd::context::{ContextEntry, ScalableContextEntry};
 use portcullis_spec::vtd::fault::FaultRecord;
-use portcullis_spec::vtd::interrupt::{Irte, PostedDescriptor, RemappableAddress, RemappableData};
+use portcullis_spec::vtd::interrupt::{
+    Irte, PostedDescriptor, RemappableAddress, RemappableData, RemappedLow,
+};
 use portcullis_spec::vtd::invalidation::{
     ContextCacheScope, InvalidationDescriptor, IotlbScope, Pages, PasidCacheScope,
 };
