@@ -39,6 +39,9 @@ pub enum Feature {
     /// Tables that say which interrupts of devices reach whom.
     #[error("interrupt remapping")]
     Interrupts,
+    /// x2APIC destinations of interrupts (VT-d extended interrupt mode).
+    #[error("x2APIC destinations of interrupts")]
+    X2apic,
     /// An interrupt going this way.
     #[error("the interrupt route {0:?}")]
     Route(InterruptRoute),

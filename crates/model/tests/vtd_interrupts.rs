@@ -174,7 +174,7 @@ fn an_entry_says_where_and_how() {
         entry(&machine, 9, low | 0x1234_56ab << 32, 0);
         send(&machine, DEVICE, address(9, false), 0).unwrap();
         // The destination's upper bits stand above the low 40 of the address, as KVM takes them.
-        let at = 0x1234_56 << 40 | 0xfee0_0000 | 0xab << 12 | rh << 3 | dm << 2;
+        let at = 0x0012_3456 << 40 | 0xfee0_0000 | 0xab << 12 | rh << 3 | dm << 2;
         assert_eq!(delivered(&machine), [(DEVICE.into(), at, data)]);
     }
 }

@@ -27,7 +27,7 @@ impl<M: Mmio, P: Platform> Vtd<M, P> {
         InvalidationDescriptor::Iotlb { scope, dw: cap.dwd(), dr: cap.drd() }
     }
 
-    fn interrupts(&self, scope: InterruptScope) -> InvalidationDescriptor {
+    fn interrupt_entries(&self, scope: InterruptScope) -> InvalidationDescriptor {
         let mask = self.capabilities.ecap.mhmv();
         let index = match scope {
             InterruptScope::Range { first, last } if last <= 0xffff && first <= last => {
@@ -47,7 +47,7 @@ impl<M: Mmio, P: Platform> Vtd<M, P> {
                 Invalidation::Everything => list.extend(self.everything()),
                 Invalidation::Contexts(scope) => self.contexts(*scope, &mut list),
                 Invalidation::Translations(scope) => list.push(self.translations(scope)),
-                Invalidation::Interrupts(scope) => list.push(self.interrupts(*scope)),
+                Invalidation::Interrupts(scope) => list.push(self.interrupt_entries(*scope)),
             }
         }
         list
@@ -60,6 +60,9 @@ impl<M: Mmio, P: Platform> Vtd<M, P> {
             list.extend([InvalidationDescriptor::PasidCache(PasidCacheScope::Global), FENCE]);
         }
         list.push(self.iotlb(IotlbScope::Global));
+        if self.interrupts.is_some() {
+            list.push(self.interrupt_entries(InterruptScope::All));
+        }
         list
     }
 

@@ -7,6 +7,7 @@
 mod capabilities;
 mod entries;
 mod faults;
+mod interrupts;
 mod invalidate;
 mod queue;
 mod registers;
@@ -16,11 +17,14 @@ use core::time::Duration;
 
 use portcullis_spec::vtd::invalidation::{ContextCacheScope, InvalidationDescriptor, PasidCacheScope};
 use portcullis_spec::vtd::registers::{Gsts, Rtaddr, Ttm};
-use portcullis_spec::{Context, DomainTag, Invalidation, Pasid, Requester, SpaceTag, Tags};
+use portcullis_spec::{
+    Context, DomainTag, InterruptMessage, InterruptRoute, Invalidation, Pasid, Requester, SpaceTag, Tags,
+};
 
 use crate::common::architecture::{
     Architecture, ContextError, FaultCounts, FaultRecord, FaultSignal, Features, Stages,
 };
+use crate::common::region::Device;
 use crate::error::{Error, Feature, UnitError};
 use crate::platform::{Lock, Mmio, Platform};
 use crate::turn::Turn;
@@ -29,6 +33,7 @@ use registers::Registers;
 use tables::{RID_PASID, Tables};
 
 pub use capabilities::{Capabilities, Mode, probe};
+pub use interrupts::InterruptOptions;
 
 /// How a unit is to be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,6 +46,8 @@ pub struct Options {
     pub mode: Option<Mode>,
     /// Whether to invalidate by registers even where the unit has a queue. Legacy mode only.
     pub avoid_queue: bool,
+    /// How interrupts are remapped; where not said, whether and how they are is left alone. It needs the queue.
+    pub interrupts: Option<InterruptOptions>,
     /// log2 of the pages of the invalidation queue, at most 7.
     pub queue_size: u8,
     /// How long the unit may take to answer.
@@ -48,13 +55,14 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// Segment 0, 52 address bits, the best mode, a queue of one page, and one second to answer.
+    /// Segment 0, 52 address bits, the best mode, interrupts left alone, a queue of one page, and one second to answer.
     fn default() -> Self {
         Self {
             segment: 0,
             host_address_bits: 52,
             mode: None,
             avoid_queue: false,
+            interrupts: None,
             queue_size: 0,
             timeout: Duration::from_secs(1),
         }
@@ -71,6 +79,7 @@ pub struct Vtd<M: Mmio, P: Platform> {
     registers: Registers<M, P>,
     queue: Option<Queue<P>>,
     tables: P::Lock<Tables>,
+    interrupts: Option<interrupts::Table>,
     /// Requester IDs whose PASID directories the unit may still read.
     condemned: P::Lock<alloc::vec::Vec<u16>>,
     recovery: Turn<P>,
@@ -90,21 +99,38 @@ impl<M: Mmio, P: Platform> Vtd<M, P> {
     pub fn start(mmio: M, platform: P, options: Options) -> Result<Self, Error> {
         let capabilities = probe(&mmio).map_err(Error::Unit)?;
         let mode = options.mode.unwrap_or(capabilities.best_mode());
-        let features = capabilities.features(mode, options.host_address_bits)?;
+        let mut features = capabilities.features(mode, options.host_address_bits)?;
         let wide = mode == Mode::Scalable;
         let coherent = capabilities.ecap.c();
         let avoid_queue = options.avoid_queue && mode == Mode::Legacy;
-        let tables = Tables::allocate(&platform, mode, coherent).ok_or(Error::OutOfMemory)?;
-        let queue = if capabilities.ecap.qi() && !avoid_queue {
-            let Some(queue) = Queue::allocate(&platform, options.queue_size.min(7), wide, coherent) else {
-                let mut tables = tables;
-                tables.free(&platform);
-                return Err(Error::OutOfMemory);
-            };
-            Some(queue)
-        } else {
-            None
+        let queued = capabilities.ecap.qi() && !avoid_queue;
+        if let Some(interrupts) = options.interrupts {
+            if !capabilities.ecap.ir() || !queued {
+                return Err(Error::Unsupported(Feature::Interrupts));
+            }
+            if interrupts.x2apic && !capabilities.ecap.eim() {
+                return Err(Error::Unsupported(Feature::X2apic));
+            }
+        }
+        let mut tables = Tables::allocate(&platform, mode, coherent).ok_or(Error::OutOfMemory)?;
+        let queue = match queued {
+            true => Queue::allocate(&platform, options.queue_size.min(7), wide, coherent).map(Some),
+            false => Some(None),
         };
+        let interrupts = match options.interrupts {
+            Some(options) => interrupts::Table::allocate(&platform, options, coherent).map(Some),
+            None => Some(None),
+        };
+        let (queue, interrupts) = match (queue, interrupts) {
+            (Some(queue), Some(interrupts)) => (queue, interrupts),
+            (queue, interrupts) => {
+                tables.free(&platform);
+                queue.flatten().inspect(|queue| queue.free(&platform));
+                interrupts.flatten().inspect(|table| table.free(&platform));
+                return Err(Error::OutOfMemory);
+            }
+        };
+        features.interrupts = interrupts.as_ref().map(interrupts::Table::features);
         let this = Self {
             registers: Registers::new(mmio, capabilities.ecap, options.timeout),
             platform,
@@ -114,6 +140,7 @@ impl<M: Mmio, P: Platform> Vtd<M, P> {
             features,
             queue,
             tables: Lock::new(tables),
+            interrupts,
             condemned: Lock::new(alloc::vec::Vec::new()),
             recovery: Turn::new(),
         };
@@ -161,7 +188,7 @@ impl<M: Mmio, P: Platform> Vtd<M, P> {
         if !self.capabilities.cap.esrtps() {
             self.invalidate_everything()?;
         }
-        Ok(())
+        self.take_over_interrupts()
     }
 
     fn take_over_queue(&self, status: Gsts) -> Result<(), UnitError> {
@@ -320,6 +347,19 @@ impl<M: Mmio, P: Platform> Architecture for Vtd<M, P> {
         self.send(&descriptors).map_err(ContextError::Uncertain)
     }
 
+    fn set_interrupt(
+        &self,
+        device: &Device,
+        index: u32,
+        route: &InterruptRoute,
+    ) -> Result<InterruptMessage, ContextError> {
+        self.write_interrupt(device, index, route)
+    }
+
+    fn block_interrupts(&self, _device: &Device, first: u32, count: u32) -> Result<(), UnitError> {
+        self.clear_interrupts(first, count)
+    }
+
     fn invalidate(&self, what: &[Invalidation]) -> Result<(), UnitError> {
         if what.is_empty() {
             return self.flush_write_buffer();
@@ -343,6 +383,7 @@ impl<M: Mmio, P: Platform> Architecture for Vtd<M, P> {
     /// Translation on, and then the protected memory ranges off: there is no moment at which neither holds (11.4.8).
     fn enable(&self) -> Result<(), UnitError> {
         self.registers.set_translation(&self.platform, true)?;
+        self.set_interrupt_remapping(true)?;
         let cap = self.capabilities.cap;
         if cap.plmr() || cap.phmr() {
             self.registers.disable_protected_memory(&self.platform)?;
@@ -351,17 +392,21 @@ impl<M: Mmio, P: Platform> Architecture for Vtd<M, P> {
     }
 
     fn disable(&self) -> Result<(), UnitError> {
+        self.set_interrupt_remapping(false)?;
         self.registers.set_translation(&self.platform, false)
     }
 
     fn shut_down(&self) -> Result<(), UnitError> {
-        self.registers.set_translation(&self.platform, false)?;
+        self.disable()?;
         if let Some(queue) = &self.queue {
             queue.stop(UnitError::Stopped);
             queue.turn_off(&self.registers, &self.platform)?;
             queue.free(&self.platform);
         }
         self.tables.with(|tables| tables.free(&self.platform));
+        if let Some(table) = &self.interrupts {
+            table.free(&self.platform);
+        }
         Ok(())
     }
 

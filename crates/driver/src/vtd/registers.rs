@@ -5,7 +5,7 @@ use core::time::Duration;
 use portcullis_spec::vtd::invalidation::{ContextCacheScope, IotlbScope};
 use portcullis_spec::vtd::registers::{
     Cap, Ccmd, CcmdGranularity, Ecap, EventControl, Fsts, Gcmd, Gsts, Iotlb, IotlbGranularity, Iqa, Iqercd,
-    Iqh, Iqt, Iva, Pmen, Rtaddr, offset,
+    Iqh, Iqt, Irta, Iva, Pmen, Rtaddr, offset,
 };
 
 use crate::common::architecture::FaultSignal;
@@ -130,6 +130,19 @@ impl<M: Mmio, P: Platform> Registers<M, P> {
 
     pub(super) fn set_translation(&self, clock: &impl Clock, on: bool) -> Result<(), UnitError> {
         self.command(clock, |gcmd| gcmd.with_te(on), |gsts| gsts.tes() == on)
+    }
+
+    pub(super) fn set_interrupt_table(&self, clock: &impl Clock, table: Irta) -> Result<(), UnitError> {
+        self.mmio.write64(offset::IRTA, table.into_bits());
+        self.command(clock, |gcmd| gcmd.with_sirtp(true), |gsts| gsts.irtps())
+    }
+
+    pub(super) fn set_interrupt_remapping(&self, clock: &impl Clock, on: bool) -> Result<(), UnitError> {
+        self.command(clock, |gcmd| gcmd.with_ire(on), |gsts| gsts.ires() == on)
+    }
+
+    pub(super) fn set_compatibility_interrupts(&self, clock: &impl Clock, on: bool) -> Result<(), UnitError> {
+        self.command(clock, |gcmd| gcmd.with_cfi(on), |gsts| gsts.cfis() == on)
     }
 
     pub(super) fn set_queue(&self, clock: &impl Clock, on: bool) -> Result<(), UnitError> {

@@ -5,6 +5,7 @@
 //! success; it panics where it reads memory that the driver has freed.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub(crate) mod interrupts;
 pub(crate) mod registers;
 pub(crate) mod walk;
 
@@ -76,6 +77,14 @@ impl Traits {
     pub(crate) const fn with_domains(self, nd: u64) -> Self {
         Self { cap: self.cap & !7 | nd, ..self }
     }
+    /// ECAP.IR, EIM, and MHMV 3: an invalidation names up to 8 entries.
+    pub(crate) const fn with_interrupts(self) -> Self {
+        Self { ecap: self.ecap | 0b11 << 3 | 3 << 20, ..self }
+    }
+    /// CAP.ESIRTPS.
+    pub(crate) const fn with_self_invalidating_interrupt_table(self) -> Self {
+        Self { cap: self.cap | 1 << 62, ..self }
+    }
     pub(crate) const fn without_queue(self) -> Self {
         Self { ecap: self.ecap & !(1 << 1), ..self }
     }
@@ -112,6 +121,8 @@ pub(crate) struct Machine {
     /// Allocations that still succeed; `u64::MAX` for all.
     pub(crate) budget: Cell<u64>,
     pub(crate) now: Cell<Duration>,
+    /// The driver's stores, in order: address and value.
+    pub(crate) stores: RefCell<Vec<(u64, u64)>>,
     pub(crate) registers: RefCell<Registers>,
     pub(crate) caches: RefCell<Caches>,
 }
@@ -126,6 +137,7 @@ impl Machine {
             next: Cell::new(0x10_0000),
             budget: Cell::new(u64::MAX),
             now: Cell::new(Duration::ZERO),
+            stores: RefCell::default(),
             registers: RefCell::new(Registers::new()),
             caches: RefCell::default(),
         }
@@ -166,6 +178,7 @@ impl Machine {
 
     fn store(&self, address: u64, value: u64) {
         self.assert_live(address, "the driver");
+        self.stores.borrow_mut().push((address, value));
         let old = self.words.borrow_mut().insert(address, value).unwrap_or(0);
         if !self.traits.coherent() || self.traits.write_buffer() {
             self.behind.borrow_mut().entry(address).or_insert(old);

@@ -24,6 +24,9 @@ pub(crate) struct Registers {
     pub(crate) rtaddr: u64,
     /// RTADDR as of the last SRTP.
     pub(crate) root: u64,
+    pub(crate) irta: u64,
+    /// IRTA as of the last SIRTP.
+    pub(crate) interrupt_table: u64,
     pub(crate) fsts: u32,
     pub(crate) faults: Vec<[u64; 2]>,
     fault_index: usize,
@@ -143,6 +146,14 @@ impl Machine {
                 assert_eq!(first & mask, 0, "6.5.2.3: the address is a multiple of the block");
                 caches.forget_second(did, Some((first, first | mask)), high & 1 << 6 != 0);
             }
+            (4, 0) => caches.interrupts.clear(),
+            (4, 1) => {
+                let order = low >> 27 & 0x1f;
+                assert!(order <= self.traits.ecap >> 20 & 0xf, "more than MHMV");
+                let (first, mask) = (low >> 32 & 0xffff, (1 << order) - 1);
+                assert_eq!(first & mask, 0, "6.5.2.7: the index is a multiple of the block");
+                caches.interrupts.retain(|index, _| u64::from(*index) & !mask != first);
+            }
             (5, _) => {
                 assert!(low & 1 << 5 != 0, "a wait that writes no status");
                 drop(caches);
@@ -172,7 +183,7 @@ impl Machine {
     fn command(&self, value: u32) {
         let mut registers = self.registers.borrow_mut();
         registers.commands.push(value);
-        let lasting = 1 << 31 | 1 << 26 | 1 << 25;
+        let lasting = 1 << 31 | 1 << 26 | 1 << 25 | 1 << 23;
         let heard = !registers.deaf;
         registers.status = registers.status & !(lasting & heard) | value & lasting & heard;
         if value & heard & 1 << 26 == 0 {
@@ -184,6 +195,13 @@ impl Machine {
             registers.status |= 1 << 30;
             if self.traits.cap >> 63 != 0 {
                 *self.caches.borrow_mut() = super::Caches::default();
+            }
+        }
+        if value & heard & 1 << 24 != 0 {
+            registers.interrupt_table = registers.irta;
+            registers.status |= 1 << 24;
+            if self.traits.cap >> 62 & 1 != 0 {
+                self.caches.borrow_mut().interrupts.clear();
             }
         }
         if value & 1 << 27 != 0 {
@@ -231,6 +249,7 @@ impl Mmio for Machine {
             0x88 => registers.iqt,
             0x90 => registers.iqa,
             0xb0 => 3,
+            0xb8 => registers.irta,
             0x108 => registers.iotlb,
             _ => {
                 let record = (offset - self.fault_records()) / 16;
@@ -258,6 +277,7 @@ impl Mmio for Machine {
     fn write64(&self, offset: u64, value: u64) {
         match offset {
             0x20 => self.registers.borrow_mut().rtaddr = value,
+            0xb8 => self.registers.borrow_mut().irta = value,
             0x28 => {
                 assert!(self.registers.borrow().status & 1 << 26 == 0, "11.4.6: not while the queue is on");
                 // CIRG and CAIG, in the shape of a descriptor.

@@ -46,6 +46,8 @@ pub(crate) struct Caches {
     /// Paging-structure caches: the last-level table for each 2 MiB, with the rights above it; second stage, then first.
     second_tables: HashMap<(u16, u64), (u64, bool, bool)>,
     first_tables: HashMap<(u16, u32, u64), (u64, bool)>,
+    /// Interrupt remapping table entries by index.
+    pub(crate) interrupts: HashMap<u16, [u64; 2]>,
 }
 
 fn within(page: u64, range: Option<(u64, u64)>) -> bool {
