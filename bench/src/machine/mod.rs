@@ -32,6 +32,9 @@ pub trait Kind: Sized + Send + Sync + 'static {
     /// Whether these are its tables of one stage with four levels and 4 KiB pages.
     fn is_shape(format: PagingFormat) -> bool;
 
+    /// A leaf entry of those tables that leads to `page`, for everything.
+    fn leaf(page: PhysAddr) -> u64;
+
     /// The requester that the unit sees for the device with this number.
     fn requester(number: u16) -> Requester;
 

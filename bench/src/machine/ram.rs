@@ -17,6 +17,10 @@ const BASE: u64 = 1 << 32;
 struct Blocks {
     free: HashMap<u64, Vec<u64>>,
     next: u64,
+    /// How many have been given back so far.
+    given_back: u64,
+    /// What is written over blocks that are given back.
+    poison: Option<u64>,
 }
 
 /// The memory.
@@ -45,9 +49,31 @@ impl Ram {
             offset: pointer.expose_provenance().wrapping_sub(BASE as usize),
             data,
             end: BASE + data + blocks,
-            blocks: Mutex::new(Blocks { free: HashMap::new(), next: BASE + data }),
+            blocks: Mutex::new(Blocks {
+                free: HashMap::new(),
+                next: BASE + data,
+                given_back: 0,
+                poison: None,
+            }),
             started: Instant::now(),
         }
+    }
+
+    /// From now on every word of what the driver gives back reads `word`: whoever still uses it for a table is led astray.
+    ///
+    /// # Panics
+    /// Never: nobody panics while holding the lock.
+    pub fn poison(&self, word: u64) {
+        self.blocks.lock().expect("nobody panics with it").poison = Some(word);
+    }
+
+    /// How many blocks the driver has given back.
+    ///
+    /// # Panics
+    /// Never: nobody panics while holding the lock.
+    #[must_use]
+    pub fn given_back(&self) -> u64 {
+        self.blocks.lock().expect("nobody panics with it").given_back
     }
 
     /// The memory as a unit sees it.
@@ -122,6 +148,10 @@ impl Memory for Ram {
 
     fn free(&self, address: PhysAddr, size: u64, align: u64) {
         let mut blocks = self.blocks.lock().expect("nobody panics with it");
+        blocks.given_back += 1;
+        if let Some(word) = blocks.poison {
+            self.store64_run(address, (size / 8) as usize, |_| word);
+        }
         blocks.free.entry(size.max(align)).or_default().push(address.0);
     }
 

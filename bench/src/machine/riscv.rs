@@ -7,7 +7,7 @@ use portcullis_manager::embedded::UnitRegisters;
 use portcullis_model::riscv::config::RiscvConfig;
 use portcullis_model::riscv::{Riscv as Model, RiscvUnit};
 use portcullis_model::{GuestMemory, NoInterrupts, Port};
-use portcullis_spec::{PagingFormat, Pasid, Requester};
+use portcullis_spec::{PagingFormat, Pasid, PhysAddr, Requester};
 use std::sync::Arc;
 
 /// A RISC-V unit.
@@ -28,6 +28,11 @@ impl Kind for Riscv {
 
     fn is_shape(format: PagingFormat) -> bool {
         format == PagingFormat::RiscvSv { levels: 4 }
+    }
+
+    fn leaf(page: PhysAddr) -> u64 {
+        // Privileged Specification, Sv39: V, R, W, U, A, D.
+        page.0 >> 12 << 10 | 0xd7
     }
 
     fn requester(number: u16) -> Requester {

@@ -7,7 +7,7 @@ use portcullis_manager::embedded::UnitRegisters;
 use portcullis_model::smmuv3::config::Smmuv3Config;
 use portcullis_model::smmuv3::{Smmuv3 as Model, Smmuv3Unit};
 use portcullis_model::{GuestMemory, NoInterrupts, Port};
-use portcullis_spec::{Granule, PagingFormat, Pasid, Requester};
+use portcullis_spec::{Granule, PagingFormat, Pasid, PhysAddr, Requester};
 use std::sync::Arc;
 
 /// An SMMUv3.
@@ -28,6 +28,11 @@ impl Kind for Smmuv3 {
 
     fn is_shape(format: PagingFormat) -> bool {
         matches!(format, PagingFormat::ArmStage1 { granule: Granule::Size4K, input_bits: 48, .. })
+    }
+
+    fn leaf(page: PhysAddr) -> u64 {
+        // VMSAv8-64: a page, AP[1], AF, nG.
+        page.0 | 3 | 1 << 6 | 1 << 10 | 1 << 11
     }
 
     fn requester(number: u16) -> Requester {

@@ -7,7 +7,7 @@ use portcullis_manager::embedded::UnitRegisters;
 use portcullis_model::vtd::config::VtdConfig;
 use portcullis_model::vtd::{Vtd as Model, VtdUnit};
 use portcullis_model::{GuestMemory, NoInterrupts, Port};
-use portcullis_spec::{PagingFormat, Pasid, PciAddress, Requester};
+use portcullis_spec::{PagingFormat, Pasid, PciAddress, PhysAddr, Requester};
 use std::sync::Arc;
 
 /// A VT-d unit.
@@ -36,6 +36,11 @@ impl<const SCALABLE: bool> Kind for Vtd<SCALABLE> {
 
     fn is_shape(format: PagingFormat) -> bool {
         format == PagingFormat::VtdSecondStage { levels: 4 }
+    }
+
+    fn leaf(page: PhysAddr) -> u64 {
+        // VT-d 9.8: R and W.
+        page.0 | 3
     }
 
     fn requester(number: u16) -> Requester {

@@ -28,7 +28,7 @@
 //! Memory: 8 bytes a slot, 64 to 4096 slots a space, and a limit for the unit; where there is no room, requests are walked.
 //! Guest memory without [`host_pointer`](GuestMemory::host_pointer) is always walked.
 //!
-//! What shows that it is right: `src/models.rs` (every order, under a model checker: `cargo xtask loom`), `tests/stress.rs`
+//! What shows that it is right: `src/models.rs` (every order, under a model checker: `cargo xtask loom`), devices and a driver under stress
 //! (`cargo xtask stress`), and copies broken on purpose that these must catch (`cargo xtask mutants`).
 pub mod contexts;
 mod copy;

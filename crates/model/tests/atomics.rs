@@ -127,6 +127,14 @@ fn both_rights_are_needed<W: World>() {
             assert_eq!(flags, Flags { accessed: cached, dirty: false });
         }
     }
+    if W::WRITE_ONLY {
+        world.map(IOVA, DATA, 0, Access::WRITE);
+        port.write(Iova(IOVA), &[0; 8]).unwrap();
+        for operation in operations::<W>() {
+            assert!(operation(&port, Iova(IOVA + 8), Width::Four).unwrap_err().fault().is_some());
+            assert_eq!(world.recorded(), [IOVA]);
+        }
+    }
     assert_eq!(word(&world, DATA + 8), 0);
 }
 

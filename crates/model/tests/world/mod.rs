@@ -49,6 +49,9 @@ pub trait World: Sized + Send {
     /// Whether 4 bytes at FEE0_0000h are an interrupt.
     const INTERRUPTS: bool;
 
+    /// Whether a page may be written and not read.
+    const WRITE_ONLY: bool = false;
+
     /// A unit that sees its memory through what `view` makes of it.
     fn over(view: View) -> Self;
     fn new() -> Self {
@@ -105,6 +108,7 @@ pub struct Legacy {
 impl World for Legacy {
     type Architecture = portcullis_model::vtd::Vtd;
     const REACHES_TOP: bool = false;
+    const WRITE_ONLY: bool = true;
     const INTERRUPTS: bool = true;
 
     fn over(view: View) -> Self {
