@@ -98,9 +98,9 @@ fn problems_have_their_place_and_what_mends_them() {
         places(&problems),
         [
             (2, 15, "`rw` is not a file mode"),
-            (10, 10, "0.0.0.0:1 can be reached from elsewhere"),
             (7, 12, "the range ends before it begins"),
             (7, 19, "`x` is not a range"),
+            (10, 10, "0.0.0.0:1 can be reached from elsewhere"),
         ]
     );
     assert!(problems.iter().all(|problem| problem.help.is_some()));
@@ -113,6 +113,76 @@ fn unknown_words_and_broken_syntax_are_placed() {
     assert!(problems[0].message.contains("unknown field `sockt`"), "{}", problems[0].message);
     let problems = toml("[service\n").unwrap_err();
     assert_eq!(problems[0].line, 1);
+}
+
+/// Words of the wrong kind, unknown and missing ones, values that say nothing, and contradictions: all in one go, in the order of the
+/// file, and nothing that only seems wrong because something else could not be read.
+#[test]
+fn mistakes_of_every_kind_are_named_together() {
+    let text = r#"[service]
+backend = "vfioo"
+upstream = "/run/host"
+colour = 3
+connections = "many"
+[journal]
+size = true
+[[client]]
+name = "a"
+users = [1, true, "b"]
+windows = ["0-0xfff", "x"]
+unity = ["0x1000,4K"]
+[[client]]
+users = [1]
+surname = "b"
+[[client]]
+name = "a"
+users = 7
+[client.limits]
+bytes = "lots"
+[[allow]]
+device = "disk"
+range = "0x1000,4K"
+[[allow]]
+device = "disk"
+range = "0x1000,4K"
+access = "r"
+"#;
+    let problems = toml(text).unwrap_err();
+    let found: Vec<_> = problems.iter().map(|it| (it.line, it.column)).collect();
+    let expected = [
+        (2, 11),
+        (4, 1),
+        (5, 15),
+        (7, 8),
+        (10, 13),
+        (11, 23),
+        (13, 1),
+        (15, 1),
+        (17, 8),
+        (18, 9),
+        (20, 9),
+        (24, 1),
+    ];
+    assert_eq!(found, expected, "{problems:#?}");
+    assert!(problems.iter().all(|problem| problem.help.is_some()));
+}
+
+#[test]
+fn every_broken_line_is_named() {
+    let problems = toml("[service]\nsocket = \n[journal]\nrecords = 1 1\n= 3\n").unwrap_err();
+    let lines: Vec<_> = problems.iter().map(|it| it.line).collect();
+    assert_eq!(lines, [2, 4, 5], "{problems:#?}");
+    assert!(problems.iter().all(|problem| problem.help.is_some()));
+}
+
+#[test]
+fn contradictions_of_the_service_have_their_own_place() {
+    let text = "[[client]]\nname = \"a\"\nusers = [1]\n\n[service]\nbackend = \"vfio\"\niommu = \"vtd\"\nupstream = \"/x\"\n";
+    let problems = toml(text).unwrap().check().unwrap_err();
+    let found: Vec<_> = problems.iter().map(|it| (it.line, it.column)).collect();
+    assert_eq!(found, [(8, 12), (7, 9)]);
+    let problems = toml("[service]\nbackend = \"upstream\"\n").unwrap().check().unwrap_err();
+    assert_eq!((problems[0].line, problems[0].column), (2, 11));
 }
 
 #[test]

@@ -43,7 +43,8 @@ fn the_operators_example_is_a_configuration() {
 fn known(head: &str) -> Vec<String> {
     let problems =
         from_toml("", &format!("{head}\nnonsense = 1\n"), |_| Err(std::io::ErrorKind::NotFound.into()));
-    let message = problems.unwrap_err().remove(0).message;
+    let problems = problems.unwrap_err().into_iter().map(|problem| problem.message);
+    let message = problems.into_iter().find(|message| message.contains("`nonsense`")).unwrap();
     let (_, list) = message.split_once("expected").unwrap_or_else(|| panic!("{message}"));
     list.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }

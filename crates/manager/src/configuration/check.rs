@@ -5,11 +5,18 @@ use std::ops::RangeInclusive;
 
 use portcullis_spec::Access;
 
-use super::{Accounts, BackendChoice, Client, Configuration, Place, Problem};
+use super::{Accounts, BackendChoice, Client, Configuration, Place, Problem, ServicePlaces};
 use crate::embedded::ARCHITECTURES;
 
 /// The smallest page: ranges are rounded outward to it.
 const PAGE: u64 = 4096;
+
+/// How much of a configuration could be read: of a part, nothing can be said to be missing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Known {
+    Whole,
+    InPart,
+}
 
 impl Configuration {
     /// Every contradiction.
@@ -17,17 +24,25 @@ impl Configuration {
     /// # Errors
     /// What they are. None of it may be put in force.
     pub fn check(&self) -> Result<(), Vec<Problem>> {
+        let problems = self.contradictions(Known::Whole);
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+
+    /// Every contradiction in what is known.
+    pub(super) fn contradictions(&self, known: Known) -> Vec<Problem> {
         let mut problems = Vec::new();
         self.check_names(&mut problems);
         for client in &self.clients {
-            check_client(client, &mut problems);
+            check_client(client, known, &mut problems);
         }
         self.check_allows(&mut problems);
         self.check_claims(&mut problems);
         self.check_unity(&mut problems);
-        self.check_back_end(&mut problems);
-        self.check_topology(&mut problems);
-        if problems.is_empty() { Ok(()) } else { Err(problems) }
+        self.check_back_end(known, &mut problems);
+        if known == Known::Whole {
+            self.check_topology(&mut problems);
+        }
+        problems
     }
 
     fn check_names(&self, problems: &mut Vec<Problem>) {
@@ -128,35 +143,34 @@ impl Configuration {
         }
     }
 
-    fn check_back_end(&self, problems: &mut Vec<Problem>) {
-        let start = Place { line: 1, column: 1, ..Place::default() };
-        let place = self.clients.first().map_or(start, |client| Place {
-            line: 1,
-            column: 1,
-            span: 0..0,
-            ..client.place.clone()
-        });
-        let mut contradiction = |message: &str, help: &str| {
-            problems.push(place.problem(message, help.to_owned()));
+    fn check_back_end(&self, known: Known, problems: &mut Vec<Problem>) {
+        let ServicePlaces { backend, iommu, upstream } = &self.places;
+        let mut contradiction = |place: &Option<Place>, message: &str, help: &str| {
+            let start = || Place { line: 1, column: 1, ..Place::default() };
+            problems.push(place.clone().unwrap_or_else(start).problem(message, help.to_owned()));
         };
-        if self.backend == BackendChoice::Upstream && self.upstream.is_none() {
+        if self.backend == BackendChoice::Upstream && self.upstream.is_none() && known == Known::Whole {
             contradiction(
+                backend,
                 "back end `upstream` without the socket of the manager above",
                 "set service.upstream to its path",
             );
         }
-        if self.backend != BackendChoice::Upstream && self.upstream.is_some() {
+        let chosen = known == Known::Whole || backend.is_some();
+        if self.backend != BackendChoice::Upstream && self.upstream.is_some() && chosen {
             contradiction(
+                upstream,
                 "service.upstream is set, and the back end is another",
                 "set service.backend = \"upstream\", or remove the socket",
             );
         }
         if let Some(named) = self.iommu.as_deref().filter(|named| !ARCHITECTURES.contains(named)) {
             let help = format!("use one of: {}", ARCHITECTURES.join(", "));
-            contradiction(&format!("service.iommu: nothing simulates `{named}`"), &help);
+            contradiction(iommu, &format!("service.iommu: nothing simulates `{named}`"), &help);
         }
         if self.iommu.is_some() && matches!(self.backend, BackendChoice::Vfio | BackendChoice::Upstream) {
             contradiction(
+                iommu,
                 "service.iommu chooses what the embedded platform simulates, and the back end is another",
                 "remove it, or set service.backend = \"embedded\"",
             );
@@ -209,9 +223,9 @@ impl Configuration {
     }
 }
 
-fn check_client(client: &Client, problems: &mut Vec<Problem>) {
+fn check_client(client: &Client, known: Known, problems: &mut Vec<Problem>) {
     let Accounts { users, groups } = &client.who;
-    if users.is_empty() && groups.is_empty() {
+    if users.is_empty() && groups.is_empty() && known == Known::Whole {
         let message = format!("nobody may be client `{}`", client.name);
         problems.push(client.place.problem(message, "name users or groups".to_owned()));
     }
@@ -219,7 +233,9 @@ fn check_client(client: &Client, problems: &mut Vec<Problem>) {
         let message = "a client without a name".to_owned();
         problems.push(client.place.problem(message, "records name it: give it one".to_owned()));
     }
-    if let Some(windows) = &client.windows {
+    if let Some(windows) = &client.windows
+        && known == Known::Whole
+    {
         let outside = client.unity.iter().find(|unity| {
             !windows.iter().any(|window| window.start() <= unity.start() && unity.end() <= window.end())
         });

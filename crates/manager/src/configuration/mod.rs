@@ -6,6 +6,7 @@
 mod check;
 mod number;
 mod smmuman;
+mod tolerant;
 mod toml;
 pub mod topology;
 
@@ -172,6 +173,17 @@ impl Default for JournalSettings {
     }
 }
 
+/// Where keys of the service stand that may contradict each other.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ServicePlaces {
+    /// [`Configuration::backend`].
+    pub backend: Option<Place>,
+    /// [`Configuration::iommu`].
+    pub iommu: Option<Place>,
+    /// [`Configuration::upstream`].
+    pub upstream: Option<Place>,
+}
+
 /// All that configuration says.
 #[derive(Clone, Debug, Default)]
 pub struct Configuration {
@@ -187,6 +199,8 @@ pub struct Configuration {
     pub iommu: Option<String>,
     /// Socket of the manager above, for [`BackendChoice::Upstream`].
     pub upstream: Option<PathBuf>,
+    /// Where the last three stand.
+    pub places: ServicePlaces,
     /// Whether firmware is believed, and what the user says of units, devices and regions.
     pub firmware: UserInput,
     /// Names for devices.

@@ -5,29 +5,44 @@ use std::path::{Path, PathBuf};
 
 use portcullis_firmware::user::{Mode, toml as firmware};
 use portcullis_spec::Access;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
+use super::check::Known;
 use super::number::number;
+use super::tolerant::{self, NumberOrText};
 use super::{
     Account, Accounts, Alias, Allow, BackendChoice, Client, Configuration, JournalSettings, Place, Problem,
+    ServicePlaces,
 };
 use crate::core::{Limits, Pattern};
 
 /// A number, or a string that spells one with a unit.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(untagged)]
+#[derive(Clone, Debug)]
 enum Number {
     Plain(u64),
     Text(String),
 }
 
+impl<'de> Deserialize<'de> for Number {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let expected = "a number of bytes, or one in quotes such as \"64M\"";
+        deserializer.deserialize_any(NumberOrText { expected, number: Number::Plain, text: Number::Text })
+    }
+}
+
 /// A name or a number.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(untagged)]
+#[derive(Clone, Debug)]
 enum AccountWord {
     Number(u32),
     Name(String),
+}
+
+impl<'de> Deserialize<'de> for AccountWord {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let expected = "a name in quotes, or a number";
+        deserializer.deserialize_any(NumberOrText { expected, number: Self::Number, text: Self::Name })
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -59,9 +74,9 @@ struct ServiceTable {
     socket: Option<PathBuf>,
     socket_mode: Option<Spanned<String>>,
     connections: Option<usize>,
-    backend: Option<BackendWord>,
-    iommu: Option<String>,
-    upstream: Option<PathBuf>,
+    backend: Option<Spanned<BackendWord>>,
+    iommu: Option<Spanned<String>>,
+    upstream: Option<Spanned<PathBuf>>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -173,20 +188,25 @@ pub fn from_toml(
     text: &str,
     read: impl Fn(&Path) -> std::io::Result<String>,
 ) -> Result<Configuration, Vec<Problem>> {
-    let parsed: File = match toml::from_str(text) {
-        Ok(parsed) => parsed,
-        Err(error) => {
-            let place = Place::of(file, text, error.span().unwrap_or(0..0));
-            return Err(vec![place.problem(error.message().trim_end(), hint(error.message()))]);
-        }
+    let (parsed, errors) = tolerant::read::<File>(text);
+    let problem = |error: toml::de::Error| {
+        let place = Place::of(file, text, error.span().unwrap_or(0..0));
+        place.problem(error.message().trim_end(), hint(error.message()))
     };
-    let mut reader = Reader { file, text, problems: Vec::new() };
-    let configuration = reader.configuration(parsed, read);
-    if reader.problems.is_empty() { Ok(configuration) } else { Err(reader.problems) }
+    let mut reader = Reader { file, text, problems: errors.into_iter().map(problem).collect() };
+    let configuration = parsed.map(|parsed| reader.configuration(parsed, read)).unwrap_or_default();
+    let mut problems = reader.problems;
+    if problems.is_empty() {
+        return Ok(configuration);
+    }
+    // What could be read contradicts itself all the same.
+    problems.extend(configuration.contradictions(Known::InPart));
+    problems.sort_by_key(|problem| (problem.file != file, problem.line, problem.column));
+    Err(problems)
 }
 
 /// What would mend a problem that the TOML reader found.
-fn hint(message: &str) -> Option<String> {
+fn hint(message: &str) -> String {
     let help = if message.starts_with("unknown field") {
         "remove it, or use one of those that are listed; docs/operators.md shows them all"
     } else if message.starts_with("missing field") {
@@ -195,10 +215,12 @@ fn hint(message: &str) -> Option<String> {
         "use one of the words that are listed"
     } else if message.starts_with("duplicate key") {
         "keep one of the two"
+    } else if message.starts_with("invalid") {
+        "write what is expected; docs/operators.md shows an example of every key"
     } else {
-        return None;
+        "mend the TOML: KEY = VALUE on a line of its own, text in quotes, tables in [brackets]"
     };
-    Some(help.to_owned())
+    help.to_owned()
 }
 
 struct Reader<'a> {
@@ -222,12 +244,18 @@ impl Reader<'_> {
         file: File,
         read: impl Fn(&Path) -> std::io::Result<String>,
     ) -> Configuration {
+        let service = file.service;
         let mut configuration = Configuration {
-            socket: file.service.socket,
-            connections: file.service.connections,
-            iommu: file.service.iommu,
-            upstream: file.service.upstream,
-            backend: match file.service.backend {
+            socket: service.socket,
+            connections: service.connections,
+            places: ServicePlaces {
+                backend: service.backend.as_ref().map(|word| self.place(word.span())),
+                iommu: service.iommu.as_ref().map(|word| self.place(word.span())),
+                upstream: service.upstream.as_ref().map(|word| self.place(word.span())),
+            },
+            iommu: service.iommu.map(Spanned::into_inner),
+            upstream: service.upstream.map(Spanned::into_inner),
+            backend: match service.backend.map(Spanned::into_inner) {
                 None | Some(BackendWord::Auto) => BackendChoice::Auto,
                 Some(BackendWord::Vfio) => BackendChoice::Vfio,
                 Some(BackendWord::Embedded) => BackendChoice::Embedded,
@@ -238,7 +266,7 @@ impl Reader<'_> {
             direct_regions: file.accept.direct_regions.into_iter().map(Pattern::new).collect(),
             ..Configuration::default()
         };
-        if let Some(mode) = file.service.socket_mode {
+        if let Some(mode) = service.socket_mode {
             configuration.socket_mode = self.socket_mode(&mode);
         }
         let defaults = JournalSettings::default();

@@ -21,10 +21,10 @@ use portcullis_manager::journal::{Attributions, Journal, Reader, Record, Seen};
 use portcullis_manager::{BackendError, DeviceId};
 use portcullis_spec::{Access, Iova, Requester};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
-use rustix::process::setpriority_process;
-use rustix::thread::{CpuSet, gettid, sched_getaffinity, sched_setaffinity};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
 
+use portcullis_bench::leftover::take_only_leftovers;
 use portcullis_bench::result::{Goal, Row};
 
 use super::DEVICES;
@@ -180,7 +180,7 @@ impl Neighbours {
 
     /// Accesses that are granted, with the time that nobody else wants.
     fn fill(&self, engine: &Engine) -> Result<()> {
-        setpriority_process(Some(gettid()), 19)?;
+        take_only_leftovers()?;
         self.until_over(|| {
             if !self.busy.load(Ordering::Relaxed) {
                 thread::sleep(PAUSE);
