@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::{
     exit::{Exit, Failure},
-    output::Output,
+    output::{Output, count},
 };
 
 /// Check a configuration without putting it in force: every problem with its place and what mends it.
@@ -88,10 +88,12 @@ pub(crate) fn run(arguments: &Args, output: &mut Output) -> Result<Exit, Failure
         match problems.len() {
             0 => writeln!(
                 out,
-                "{}: ok, {} clients, {} static grants",
-                verdict.file, verdict.clients, verdict.allows
+                "{}: ok, {}, {}",
+                verdict.file,
+                count(verdict.clients, "client"),
+                count(verdict.allows, "static grant")
             ),
-            count => writeln!(out, "{}: {count} problems", verdict.file),
+            problems => writeln!(out, "{}: {}", verdict.file, count(problems, "problem")),
         }
     })?;
     Ok(if verdict.ok { Exit::Done } else { Exit::Findings })

@@ -256,7 +256,7 @@ fn print(report: &Report, out: &mut dyn Write) -> io::Result<()> {
         let (arrived, refused) = (device.arrived.to_string(), device.refused.to_string());
         rows.add_row([&device.device, &device.guest, device.does, &arrived, &refused]);
     }
-    writeln!(out, "{rows}\n\nThe first that rogue0 was refused:\n")?;
+    writeln!(out, "{}\n\nThe first that rogue0 was refused:\n", rows.trim_fmt())?;
     let mut rows = table(["TIME", "CLIENT", "ADDRESS", "ACCESS", "WHY"]);
     for fault in &report.faults {
         rows.add_row([
@@ -267,7 +267,7 @@ fn print(report: &Report, out: &mut dyn Write) -> io::Result<()> {
             fault.reason.clone(),
         ]);
     }
-    writeln!(out, "{rows}\n")?;
+    writeln!(out, "{}\n", rows.trim_fmt())?;
     if report.wrong.is_empty() {
         return writeln!(
             out,

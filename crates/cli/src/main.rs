@@ -28,7 +28,7 @@ use output::Output;
 #[command(name = "portcullis", version, about, after_help = exit::HELP, propagate_version = true)]
 struct Cli {
     /// Answer in JSON, errors too.
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, display_order = 900)]
     json: bool,
     #[command(subcommand)]
     command: Command,
@@ -83,8 +83,26 @@ fn dispatch(command: Command, output: &mut Output) -> Result<Exit, Failure> {
     }
 }
 
+/// Says what is wrong with the arguments, or the help that they ask for.
+fn refused(error: &clap::Error) -> ExitCode {
+    let json = std::env::args().take_while(|word| word != "--").any(|word| word == "--json" || word == "-j");
+    if json && error.use_stderr() {
+        let text = error.render().to_string();
+        let mut lines = text.lines().map(|line| line.trim_start_matches("error: ").trim());
+        let first = lines.next().unwrap_or_default().to_owned();
+        let rest: Vec<_> = lines.filter(|line| !line.is_empty()).collect();
+        return Output::standard(true).failed(&Failure::usage(format!("{first} {}", rest.join("; ")))).into();
+    }
+    // Nowhere is left to complain to when it cannot be written.
+    let _ = error.print();
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refused(&error),
+    };
     let mut output = Output::standard(cli.json);
     let exit = match dispatch(cli.command, &mut output) {
         Ok(exit) => exit,

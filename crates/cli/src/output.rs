@@ -77,6 +77,12 @@ fn heard(written: io::Result<()>) -> Result<(), Failure> {
     }
 }
 
+/// So many of something, in words: `1 client`, `2 clients`.
+pub(crate) fn count(number: usize, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{plural}")
+}
+
 /// A table in the house's form: a header, no lines, as wide as the terminal allows.
 pub(crate) fn table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();

@@ -18,7 +18,7 @@ fn check(name: &str, text: &str, json: bool) -> (Option<i32>, String, String) {
 #[test]
 fn a_good_file_ends_with_0() {
     let (code, out, _) = check("a.toml", "[[client]]\nname = \"vm\"\nusers = [1000]\n", false);
-    assert_eq!((code, out.as_str()), (Some(0), "a.toml: ok, 1 clients, 0 static grants\n"));
+    assert_eq!((code, out.as_str()), (Some(0), "a.toml: ok, 1 client, 0 static grants\n"));
 }
 
 #[test]
@@ -26,7 +26,7 @@ fn problems_are_shown_where_they_stand_and_end_with_3() {
     let (code, out, _) = check("a.toml", "[metrics]\nlisten = \"1.2.3.4:80\"\n", false);
     assert_eq!(code, Some(3));
     for expected in
-        ["1.2.3.4:80 can be reached from elsewhere", "a.toml:2:10", "loopback only", "a.toml: 1 problems"]
+        ["1.2.3.4:80 can be reached from elsewhere", "a.toml:2:10", "loopback only", "a.toml: 1 problem"]
     {
         assert!(out.contains(expected), "{expected} is missing from:\n{out}");
     }

@@ -54,3 +54,15 @@ fn a_manual_page_exists_for_every_subcommand() {
         assert!(text.contains(".TH"), "{page} is a manual page");
     }
 }
+
+#[test]
+fn wrong_usage_is_json_when_asked_and_help_is_no_failure() {
+    for arguments in [&["-j", "grant", "nic0", "zz", "4K"][..], &["--json", "no-such-command"], &["-j"]] {
+        let failed = portcullis(arguments);
+        assert_eq!(failed.status.code(), Some(2), "{arguments:?}");
+        let body: serde_json::Value = serde_json::from_slice(&failed.stderr).expect("the error is JSON");
+        assert!(body["error"].as_str().is_some_and(|text| !text.is_empty()), "{body}");
+    }
+    let help = portcullis(&["-j", "faults", "--help"]);
+    assert_eq!((help.status.code(), help.stderr.len()), (Some(0), 0));
+}

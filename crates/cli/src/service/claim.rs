@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Have a device for as long as this command runs; with COMMAND, for as long as that runs. Ends, and COMMAND with it, when the
-/// device is taken away or unplugged.
+/// device is taken away or unplugged. Exit code 0: COMMAND succeeded.
 ///
 /// The device is blocked until something is granted: with --memory, that much fresh memory. COMMAND finds the device's
 /// descriptor, where it has one, at the number in $PORTCULLIS_DEVICE_FD, and the memory's at $PORTCULLIS_MEMORY_FD with the
@@ -62,7 +62,11 @@ pub(crate) fn run(arguments: &Args, output: &mut Output) -> Result<Exit, Failure
     let mut claimed =
         Claimed { devices: devices.iter().map(|(name, _)| name.clone()).collect(), memory: None, iova: None };
     let memory = match arguments.memory {
-        Some(length) => Some(SharedMemory::new("portcullis claim", length)?),
+        Some(0) => return Err(Failure::usage("--memory 0: no memory at all; leave it out instead")),
+        Some(length) => Some(
+            SharedMemory::new("portcullis claim", length)
+                .map_err(|error| Failure::new(format!("no {} of fresh memory: {error}", size(length))))?,
+        ),
         None => None,
     };
     if let (Some(memory), Some(length)) = (&memory, arguments.memory) {
@@ -106,7 +110,8 @@ pub(crate) fn run(arguments: &Args, output: &mut Output) -> Result<Exit, Failure
             .env("PORTCULLIS_MEMORY_FD", pass(memory)?)
             .env("PORTCULLIS_MEMORY_IOVA", format!("{iova:#x}"));
     }
-    let mut child = command.spawn()?;
+    let mut child =
+        command.spawn().map_err(|error| Failure::new(format!("cannot run {program}: {error}")))?;
     let process = Pid::from_child(&child);
     let (tell, told) = mpsc::channel();
     thread::spawn(move || {
@@ -119,7 +124,10 @@ pub(crate) fn run(arguments: &Args, output: &mut Output) -> Result<Exit, Failure
     if let Ok(why) = told.try_recv() {
         return Err(why);
     }
-    Ok(if status.success() { Exit::Done } else { Exit::Failed })
+    if !status.success() {
+        return Err(Failure::new(format!("{program}: {status}")));
+    }
+    Ok(Exit::Done)
 }
 
 /// Notices when what was claimed is ours no longer.

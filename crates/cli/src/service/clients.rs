@@ -31,7 +31,7 @@ pub(crate) fn run(arguments: &Args, output: &mut Output) -> Result<Exit, Failure
                 client.faults.to_string(),
             ]);
         }
-        writeln!(out, "{rows}")
+        writeln!(out, "{}", rows.trim_fmt())
     })?;
     Ok(Exit::Done)
 }

@@ -40,7 +40,7 @@ pub(crate) fn run(arguments: &Args, output: &mut Output) -> Result<Exit, Failure
                 reserved.join(", "),
             ]);
         }
-        writeln!(out, "{rows}")
+        writeln!(out, "{}", rows.trim_fmt())
     })?;
     Ok(Exit::Done)
 }

@@ -9,8 +9,8 @@ use crate::{
 /// Follow what happens: claims, grants, devices that come and go.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Go on until interrupted; events are not kept, so there is nothing else to show.
-    #[arg(short, long, required = true)]
+    /// Go on until interrupted; as events are not kept, it does so without being told.
+    #[arg(short, long)]
     follow: bool,
     /// Refused accesses too.
     #[arg(long)]

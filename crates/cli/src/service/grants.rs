@@ -62,7 +62,7 @@ pub(crate) fn run(arguments: &Args, output: &mut Output) -> Result<Exit, Failure
                 leads,
             ]);
         }
-        writeln!(out, "{rows}")?;
+        writeln!(out, "{}", rows.trim_fmt())?;
         if more { writeln!(out, "… and more; see --limit") } else { Ok(()) }
     })?;
     Ok(Exit::Done)

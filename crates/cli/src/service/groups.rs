@@ -25,7 +25,7 @@ pub(crate) fn run(arguments: &Args, output: &mut Output) -> Result<Exit, Failure
                 group.reasons.join("; "),
             ]);
         }
-        writeln!(out, "{rows}")
+        writeln!(out, "{}", rows.trim_fmt())
     })?;
     Ok(Exit::Done)
 }

@@ -1,5 +1,7 @@
 //! `portcullis release`.
 
+use portcullis_client::Error;
+
 use super::At;
 use crate::{
     exit::{Exit, Failure},
@@ -16,7 +18,13 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(arguments: &Args, output: &mut Output) -> Result<Exit, Failure> {
-    let devices = arguments.at.connect()?.release(&arguments.device, true)?;
+    let released = arguments.at.connect()?.release(&arguments.device, true);
+    let devices = released.map_err(|error| match error {
+        Error::Refused { name, .. } if name == "NotClaimed" => {
+            Failure::new(format!("nobody has {}", arguments.device))
+        }
+        other => other.into(),
+    })?;
     output.show(&devices, |devices, out| writeln!(out, "released {}", devices.join(" ")))?;
     Ok(Exit::Done)
 }

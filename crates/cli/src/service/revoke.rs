@@ -17,6 +17,8 @@ pub(crate) struct Args {
 
 pub(crate) fn run(arguments: &Args, output: &mut Output) -> Result<Exit, Failure> {
     let removed = arguments.at.connect()?.revoke(arguments.grant)?;
-    output.show(&removed, |removed, out| writeln!(out, "revoked {} bytes", size(removed.bytes)))?;
+    output.show(&removed, |removed, out| {
+        writeln!(out, "revoked grant {}, {} bytes", arguments.grant, size(removed.bytes))
+    })?;
     Ok(Exit::Done)
 }

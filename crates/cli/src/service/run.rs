@@ -28,7 +28,7 @@ use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::Subscribe
 use super::{At, configured};
 use crate::{
     exit::{Exit, Failure},
-    output::Output,
+    output::{Output, count},
 };
 
 /// Run the service.
@@ -88,6 +88,8 @@ struct Started {
     because: Option<String>,
 }
 
+/// Devices that the first lines name.
+const NAMED: usize = 16;
 /// Connections that one user may have, unless configured.
 const CONNECTIONS: usize = 1100;
 /// Records of violations in memory without a configuration: some 4 MiB.
@@ -179,10 +181,11 @@ fn say(started: &Started, out: &mut dyn std::io::Write) -> std::io::Result<()> {
     }
     writeln!(
         out,
-        "Guarding {} devices on {}: {}",
-        started.devices.len(),
+        "Guarding {} on {}: {}{}",
+        count(started.devices.len(), "device"),
         started.backend,
-        started.devices.join(" ")
+        started.devices[..started.devices.len().min(NAMED)].join(" "),
+        if started.devices.len() > NAMED { " …" } else { "" }
     )?;
     writeln!(
         out,

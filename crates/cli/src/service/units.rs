@@ -36,7 +36,7 @@ pub(crate) fn run(arguments: &Args, output: &mut Output) -> Result<Exit, Failure
                 unit.source.clone(),
             ]);
         }
-        writeln!(out, "{rows}")
+        writeln!(out, "{}", rows.trim_fmt())
     })?;
     Ok(Exit::Done)
 }

@@ -58,6 +58,22 @@ impl Column {
     }
 }
 
+/// A name's parts, so that `nic2` comes before `nic10`: what stands before each number, and the number.
+fn natural(name: &str) -> Vec<(&str, usize, &str)> {
+    let mut parts = Vec::new();
+    let mut rest = name;
+    while !rest.is_empty() {
+        let digits = rest.find(|letter: char| letter.is_ascii_digit()).unwrap_or(rest.len());
+        let (before, from) = rest.split_at(digits);
+        let end = from.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(from.len());
+        let number = from[..end].trim_start_matches('0');
+        // A number of more digits is larger.
+        parts.push((before, number.len(), number));
+        rest = &from[end..];
+    }
+    parts
+}
+
 /// What a key leads to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Then {
@@ -178,7 +194,7 @@ impl State {
                     .total_cmp(&other.faults_per_second)
                     .then(one.faults.cmp(&other.faults)),
             };
-            order.then_with(|| one.device.cmp(&other.device))
+            order.then_with(|| natural(&one.device).cmp(&natural(&other.device)))
         });
         if self.descending {
             self.rows.reverse();

@@ -75,7 +75,7 @@ pub(super) fn plain(state: &State, out: &mut dyn io::Write) -> io::Result<()> {
     for row in &state.rows {
         rows.add_row(cells(row));
     }
-    writeln!(out, "{rows}")
+    writeln!(out, "{}", rows.trim_fmt())
 }
 
 /// What holds for everything, on few lines; the most important first.
@@ -138,14 +138,45 @@ pub(super) fn draw(frame: &mut Frame<'_>, state: &mut State) {
     frame.render_widget(Line::from(keys), bottom);
 }
 
+/// Columns that go first where the screen is narrow, by their place in [`HEADER`].
+const DISPENSABLE: [usize; 5] = [3, 2, 5, 7, 1];
+
+/// Which columns fit beside each other: all of them, or without those that are missed least.
+fn fitting(widths: &[u16; 8], room: u16) -> Vec<usize> {
+    let mut columns: Vec<usize> = (0..widths.len()).collect();
+    let needed = |columns: &[usize]| columns.iter().map(|&at| usize::from(widths[at]) + 1).sum::<usize>();
+    for missed_least in DISPENSABLE {
+        if needed(&columns) <= usize::from(room) + 1 {
+            break;
+        }
+        columns.retain(|&at| at != missed_least);
+    }
+    columns
+}
+
 fn draw_devices(frame: &mut Frame<'_>, area: Rect, state: &State) {
-    let header = HEADER.iter().enumerate().map(|(at, name)| {
-        let arrow = if state.descending { "▼" } else { "▲" };
+    let longest = |cell: fn(&Row) -> &str, least: usize, most: usize| {
+        let longest = state.rows.iter().map(|row| cell(row).chars().count()).max().unwrap_or(0);
+        u16::try_from(longest.clamp(least, most)).unwrap_or(16)
+    };
+    let widths = [
+        longest(|row| &row.device, 8, 40),
+        longest(holder, 8, 30),
+        longest(|row| row.unit.as_deref().unwrap_or("none"), 5, 20),
+        6,
+        7,
+        12,
+        10,
+        10,
+    ];
+    let columns = fitting(&widths, area.width);
+    let header = columns.iter().map(|&at| {
+        let (name, arrow) = (HEADER[at], if state.descending { "▼" } else { "▲" });
         match at == place(state.sort) {
             true => {
                 Cell::from(format!("{name}{arrow}")).style(Style::new().add_modifier(Modifier::UNDERLINED))
             }
-            false => Cell::from(*name),
+            false => Cell::from(name),
         }
     });
     let rows = state.rows.iter().map(|row| {
@@ -156,26 +187,17 @@ fn draw_devices(frame: &mut Frame<'_>, area: Rect, state: &State) {
             Row { holder: None, .. } => Style::new().add_modifier(Modifier::DIM),
             _ => Style::new(),
         };
-        Cells::new(cells(row)).style(style)
+        let all = cells(row);
+        Cells::new(columns.iter().map(|&at| all[at].clone()).collect::<Vec<_>>()).style(style)
     });
-    let longest = |cell: fn(&Row) -> &str, least: usize, most: usize| {
-        let longest = state.rows.iter().map(|row| cell(row).chars().count()).max().unwrap_or(0);
-        Constraint::Length(u16::try_from(longest.clamp(least, most)).unwrap_or(16))
-    };
-    let widths = [
-        longest(|row| &row.device, 8, 40),
-        longest(holder, 8, 30),
-        longest(|row| row.unit.as_deref().unwrap_or("none"), 5, 20),
-        Constraint::Length(6),
-        Constraint::Length(7),
-        Constraint::Length(12),
-        Constraint::Length(10),
-        Constraint::Fill(1),
-    ];
+    let constraints = columns.iter().map(|&at| Constraint::Length(widths[at]));
     let every = state.interval.as_secs_f64();
-    let title = format!(" devices, every {every} s ");
-    let table = Table::new(rows, widths)
-        .header(Cells::new(header).style(Style::new().add_modifier(Modifier::BOLD)))
+    let title = match state.chosen() {
+        Some(at) => format!(" devices, every {every} s, {} of {} ", at + 1, state.rows.len()),
+        None => format!(" devices, every {every} s "),
+    };
+    let table = Table::new(rows, constraints)
+        .header(Cells::new(header.collect::<Vec<_>>()).style(Style::new().add_modifier(Modifier::BOLD)))
         .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED))
         .block(Block::new().borders(Borders::TOP).title(title));
     let mut chosen = TableState::new().with_selected(state.chosen());

@@ -199,6 +199,27 @@ fn no_screen_is_too_small() {
 }
 
 #[test]
+fn a_narrow_screen_shows_fewer_columns_and_those_whole() {
+    let mut state = state();
+    let header = |state: &mut State, width| {
+        let lines = screen(state, width, 20);
+        let at = lines.iter().position(|line| line.starts_with("DEVICE")).unwrap();
+        (words(&lines[at]).join(" "), words(&lines[at + 3]).join(" "))
+    };
+    assert_eq!(header(&mut state, 80).0, "DEVICE▲ HOLDER UNIT GROUP DMA/S DMA REFUSED/S REFUSED");
+    assert_eq!(header(&mut state, 60).0, "DEVICE▲ HOLDER DMA/S REFUSED/S REFUSED");
+    assert_eq!(header(&mut state, 30), ("DEVICE▲ DMA/S REFUSED/S".into(), "rogue0 10 2.0".into()));
+}
+
+#[test]
+fn numbers_in_names_are_numbers() {
+    let mut state = state();
+    let names = ["nic10", "nic2", "0000:00:1f.2"];
+    state.take(look(13 * SECOND, names.map(|name| (name, None, None, 0)), vec![]));
+    assert_eq!(order(&mut state), ["0000:00:1f.2", "nic2", "nic10"]);
+}
+
+#[test]
 fn without_a_terminal_it_is_one_table() {
     let mut out = Vec::new();
     plain(&state(), &mut out).unwrap();
