@@ -37,8 +37,13 @@ pub(crate) trait Buffer {
     /// A piece is to be taken for done, without effect.
     fn ignore(&mut self, piece: Range<usize>);
 
+    /// The bytes that a piece writes, if it does.
+    fn written(&self, piece: Range<usize>) -> Option<&[u8]>;
+
     /// The four bytes that a piece writes, if it does.
-    fn message(&self, piece: Range<usize>) -> Option<[u8; 4]>;
+    fn message(&self, piece: Range<usize>) -> Option<[u8; 4]> {
+        self.written(piece)?.try_into().ok()
+    }
 }
 
 /// What a device reads goes here.
@@ -73,7 +78,7 @@ impl Buffer for Out<'_> {
         self.0[piece].fill(0);
     }
 
-    fn message(&self, _: Range<usize>) -> Option<[u8; 4]> {
+    fn written(&self, _: Range<usize>) -> Option<&[u8]> {
         None
     }
 }
@@ -108,8 +113,8 @@ impl Buffer for In<'_> {
 
     fn ignore(&mut self, _: Range<usize>) {}
 
-    fn message(&self, piece: Range<usize>) -> Option<[u8; 4]> {
-        self.0[piece].try_into().ok()
+    fn written(&self, piece: Range<usize>) -> Option<&[u8]> {
+        Some(&self.0[piece])
     }
 }
 
@@ -196,8 +201,27 @@ pub(crate) fn copy<A: Architecture, B: Buffer>(
                     }
                     buffer.copy(range, *slice);
                 }
-                Place::There(at) => buffer.ask(range, memory, *at)?,
+                Place::There(at) => {
+                    if let Err(error) = buffer.ask(range.clone(), memory, *at) {
+                        let data = buffer.message(range).ok_or(error)?;
+                        port.message(*at, data).ok_or(error)?;
+                    }
+                }
             }
+        }
+        // An interrupt file is written inside the guard too.
+        let mut filed = false;
+        if let (Some((Stop::File { refusal, .. }, range)), Some(inside)) = (&stopped, &inside) {
+            let data = buffer.written(range.clone());
+            stopped = match port.access_file(&transaction, *refusal, data, inside) {
+                Ok(()) => {
+                    filed = true;
+                    done = range.end;
+                    buffer.ignore(range.clone());
+                    None
+                }
+                Err(report) => Some((Stop::Refused(report), range.clone())),
+            };
         }
         drop(inside);
         match stopped {
@@ -206,7 +230,7 @@ pub(crate) fn copy<A: Architecture, B: Buffer>(
                 None => continue,
             },
             // The address wraps around.
-            None if count == 0 => {
+            None if count == 0 && !filed => {
                 let last = port.transaction(Iova(u64::MAX), (length - done) as u64, B::ACCESS);
                 return Err(port.engine().refuse_outright(&last, Refusal::new(FaultReason::AddressSize)));
             }

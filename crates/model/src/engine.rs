@@ -5,14 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use portcullis_pagetable::AnyFormat;
 use portcullis_spec::{
-    Access, Context, ContextScope, Fault, FaultReason, FirstStage, InterruptScope, Invalidation, Iova,
+    Access, Context, ContextScope, Fault, FaultReason, FirstStage, InterruptScope, Invalidation, Iova, Ipa,
     PagingFormat, Pasid, PhysAddr, Requester, StageNumber, StageRules, Tags, Transaction, Translation,
     TranslationScope,
 };
 
 use crate::contexts::{Binding, Cached, Contexts, Resolved, Sender, Spaces};
 use crate::gate::{Gate, Presence};
-use crate::interrupt::Message;
+use crate::interrupt::{Message, Undelivered};
 use crate::memory::{GuestMemory, MemoryError};
 use crate::pin::{Pin, Pins, TooManyPins};
 use crate::refusal::{Detail, Refusal};
@@ -132,6 +132,43 @@ pub trait Architecture: Send + Sync + 'static {
     /// # Errors
     /// Where the context refuses it whatever the tables say.
     fn ask(&self, transaction: &Transaction, resolved: &Resolved<Self::Note>) -> Result<Asked, Refusal>;
+
+    /// Where an address between the stages leads that has a table of its own instead of the second stage (RISC-V MSI page
+    /// tables). `None` for all others.
+    #[inline(always)]
+    fn redirect(
+        &self,
+        _memory: &dyn GuestMemory,
+        _resolved: &Resolved<Self::Note>,
+        _ipa: Ipa,
+        _access: Access,
+    ) -> Option<Result<PageTranslation, Refusal>> {
+        None
+    }
+
+    /// Does a transaction to the page of an interrupt file that [`redirect`](Self::redirect) refused with
+    /// [`Detail::InterruptFile`]. `data` are the bytes of a write. A read gives zeros.
+    ///
+    /// # Errors
+    /// Where it is refused.
+    fn access_file(
+        &self,
+        _memory: &dyn GuestMemory,
+        _transaction: &Transaction,
+        refusal: Refusal,
+        _data: Option<&[u8]>,
+    ) -> Result<(), Refusal> {
+        Err(refusal)
+    }
+
+    /// Takes a device's 32-bit write that was translated to where there is no memory, for an interrupt controller may be
+    /// there. Called inside the guard: whoever invalidates waits until it is delivered.
+    ///
+    /// # Errors
+    /// Where nothing takes it.
+    fn message(&self, message: Message) -> Result<(), Undelivered> {
+        Err(Undelivered { address: message.address })
+    }
 
     /// Whether the transaction may reach the memory that it was translated to.
     ///
@@ -261,6 +298,13 @@ impl Passed {
 pub(crate) enum Stop<R> {
     /// It is an interrupt request.
     Interrupt,
+    /// It reaches an interrupt file in memory; the report is for who can't let it.
+    File {
+        /// What [`Architecture::access_file`] takes.
+        refusal: Refusal,
+        /// What is reported where it is refused.
+        report: Report<R>,
+    },
     /// It is refused.
     Refused(Report<R>),
 }
@@ -369,7 +413,7 @@ impl<A: Architecture> Engine<A> {
     /// The report on what stopped a transaction that could not be an interrupt request.
     pub(crate) fn report(&self, stop: Stop<A::Record>, transaction: &Transaction) -> Report<A::Record> {
         match stop {
-            Stop::Refused(report) => report,
+            Stop::Refused(report) | Stop::File { report, .. } => report,
             Stop::Interrupt => self.architecture.fault(transaction, None, NO_INTERRUPT),
         }
     }
@@ -430,7 +474,34 @@ impl<A: Architecture> Engine<A> {
         resolved: &Resolved<A::Note>,
         refusal: Refusal,
     ) -> Stop<A::Record> {
-        Stop::Refused(self.architecture.fault(transaction, Some(resolved), refusal))
+        let report = self.architecture.fault(transaction, Some(resolved), refusal);
+        match refusal.detail {
+            Detail::InterruptFile => Stop::File { refusal, report },
+            _ => Stop::Refused(report),
+        }
+    }
+
+    /// Does a transaction that [`Stop::File`] stopped, inside the guard that it was stopped in.
+    #[cold]
+    pub(crate) fn access_file(
+        &self,
+        binding: &Binding<A::Note>,
+        transaction: &Transaction,
+        refusal: Refusal,
+        data: Option<&[u8]>,
+        inside: &Inside<'_>,
+    ) -> Result<(), Report<A::Record>> {
+        let architecture = &self.architecture;
+        architecture.access_file(self.memory(), transaction, refusal, data).map_err(|refusal| {
+            let upper = architecture.is_upper(transaction.address);
+            match binding.context(upper, inside) {
+                Some(cached) => architecture.fault(transaction, Some(&cached.resolved), refusal),
+                None => {
+                    let found = self.look_up(binding, upper, inside);
+                    architecture.fault(transaction, Some(&found.resolved), refusal)
+                }
+            }
+        })
     }
 
     /// Looks a sender's context up in the architecture's tables, and keeps it if it may be kept.
@@ -486,18 +557,20 @@ impl<A: Architecture> Engine<A> {
         inside: &Inside<'_>,
     ) -> Result<PageTranslation, Refusal> {
         let Asked { input, access, privileged, any } = asked;
+        let resolved = &cached.resolved;
+        let redirect = |ipa| self.architecture.redirect(inside.memory, resolved, ipa, access);
         if let Some(space) = &cached.space {
             let request = Request { access, privileged, any, table: false };
             let caching = self.architecture.caches_refusals();
-            return match space.find(input.0, request, inside, caching) {
+            return match space.find(input.0, request, inside, caching, redirect) {
                 Some(answer) => answer,
                 None => {
                     self.count_walk(space, transaction);
-                    space.walk_and_keep(input.0, request, inside, caching)
+                    space.walk_and_keep(input.0, request, inside, caching, &redirect)
                 }
             };
         }
-        match &cached.resolved.context {
+        match &resolved.context {
             Context::Blocked(reason) => Err(Refusal::new(reason.unwrap_or(FaultReason::RequestBlocked))),
             Context::Bypass { access: permitted, output_bits, attributes, .. } => {
                 let address = input.0;
@@ -506,6 +579,9 @@ impl<A: Architecture> Engine<A> {
                 }
                 if !permitted.contains(access) {
                     return Err(Refusal::new(FaultReason::PermissionDenied));
+                }
+                if let Some(redirected) = redirect(Ipa(address)) {
+                    return redirected;
                 }
                 Ok(PageTranslation {
                     base: PhysAddr(address & !0xfff),

@@ -26,7 +26,8 @@ pub struct Undelivered {
 /// Receives interrupt messages, and drives the interrupt wires of units that have some.
 ///
 /// Both are called from the thread that caused them: one that does DMA, or one that writes a register. They must not
-/// block for long and must not call back into the unit that sends.
+/// block for long, must not call back into the unit that sends, and take no lock that someone holds who writes its registers: a
+/// command that waits for devices also waits for the messages that they are sending.
 pub trait InterruptSink: Send + Sync {
     /// Delivers one message.
     ///

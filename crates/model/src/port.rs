@@ -8,9 +8,11 @@ use portcullis_spec::{
 
 use crate::contexts::{Binding, Sender};
 use crate::copy;
-use crate::engine::{AccessError, Architecture, Engine, Inside, Outcome, Passed, Release, Stop};
+use crate::engine::{AccessError, Architecture, Engine, Inside, Outcome, Passed, Release, Report, Stop};
 use crate::guard::Guard;
+use crate::interrupt::Message;
 use crate::memory::{GuestMemory, MemoryError, Width, update};
+use crate::refusal::Refusal;
 
 /// One requester's access to memory through a unit, with one PASID or none. Cheap to clone: one for each queue or
 /// thread that does DMA.
@@ -121,7 +123,8 @@ impl<A: Architecture> Port<A> {
     }
 
     /// Writes `bytes` from `iova` on, as one request for each 4 KiB that they touch. A write of 4 bytes to the
-    /// architecture's interrupt range is an interrupt request.
+    /// architecture's interrupt range is an interrupt request; one that is translated to where there is no memory is a message,
+    /// on architectures that know messages as ordinary writes.
     ///
     /// # Errors
     /// The first request that fails; those before it have been done.
@@ -183,6 +186,28 @@ impl<A: Architecture> Port<A> {
         }
     }
 
+    /// Does a transaction that an interrupt file stopped, inside the guard that it was stopped in.
+    pub(crate) fn access_file(
+        &self,
+        transaction: &Transaction,
+        refusal: Refusal,
+        data: Option<&[u8]>,
+        inside: &Inside<'_>,
+    ) -> Result<(), Report<A::Record>> {
+        self.engine.access_file(&self.binding, transaction, refusal, data, inside)
+    }
+
+    /// Offers four bytes that were to be written to where there is no memory to the interrupt controllers. Called inside the guard.
+    #[cold]
+    pub(crate) fn message(&self, to: PhysAddr, data: [u8; 4]) -> Option<()> {
+        let message =
+            Message { source: Some(self.requester()), address: to.0, data: u32::from_le_bytes(data) };
+        if !to.is_aligned(4) {
+            return None;
+        }
+        self.engine.architecture.message(message).ok()
+    }
+
     /// Does one request that does not cross a 4 KiB boundary: `touch` moves the bytes, inside the guard. A refusal is
     /// settled outside.
     fn request<T>(
@@ -231,7 +256,8 @@ impl<A: Architecture> Port<A> {
     pub(crate) fn settle(&self, stop: Stop<A::Record>) -> Result<Settled, AccessError> {
         let report = match stop {
             Stop::Interrupt => return Ok(Settled::Interrupt),
-            Stop::Refused(report) => report,
+            // Whoever can't read or write an interrupt file is refused.
+            Stop::Refused(report) | Stop::File { report, .. } => report,
         };
         match self.engine.settle(&report) {
             Release::Retry => Ok(Settled::Retry),

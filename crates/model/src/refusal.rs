@@ -15,6 +15,9 @@ pub enum Detail {
     Silent,
     /// Accessed or Dirty had to be set, and the rules forbid that.
     FlagsForbidden,
+    /// The page is a memory-resident interrupt file's: its accesses are the architecture's affair (RISC-V MRIF mode). `entry` is
+    /// that of the interrupt table.
+    InterruptFile,
     /// Accessed or Dirty could not be set: memory refused, or others kept changing the entry.
     FlagsUpdate,
 }

@@ -2,6 +2,7 @@
 //! and with it its leaf cache. A nested space has a leaf cache for its first stage and goes on in the space of its second, which
 //! everyone shares who is translated by that.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -16,7 +17,9 @@ use crate::host::{ENTRY_PAGE, EntryPage};
 use crate::leaves::{Leaves, Place, REGION_SHIFT};
 use crate::refusal::Refusal;
 use crate::retained::Retained;
-use crate::translate::{LeafEntry, PageTranslation, Request, Stages, walk_one_stage, walk_two_stages};
+use crate::translate::{
+    LeafEntry, PageTranslation, Redirected, Request, Stages, not_redirected, walk_one_stage, walk_two_stages,
+};
 use crate::word::Found;
 
 /// How many slots of leaf caches all spaces of a unit may have together. Where they are used up, spaces keep what they have, and
@@ -98,7 +101,8 @@ impl Space {
         Self { key, leaf, leaves, second, refusals, retained }
     }
 
-    /// What is known of `input`'s translation without a walk. Refusals are kept where `caching` says that the unit may.
+    /// What is known of `input`'s translation without a walk. Refusals are kept where `caching` says that the unit may; what
+    /// `redirect` says never is.
     #[inline(always)]
     pub(crate) fn find(
         &self,
@@ -106,6 +110,7 @@ impl Space {
         request: Request,
         inside: &Inside<'_>,
         caching: bool,
+        redirect: impl Fn(Ipa) -> Redirected,
     ) -> Option<Result<PageTranslation, Refusal>> {
         if caching && let Some(refusal) = self.refusals.find(input) {
             return Some(Err(refusal));
@@ -113,17 +118,40 @@ impl Space {
         if let Some(retained) = &self.retained {
             return retained.find(input, request).map(Ok);
         }
-        self.hit(input, request, inside).map(Ok)
+        self.hit(input, request, inside, redirect)
+    }
+
+    /// Whether this space's own stage is the first, so that there are addresses behind it that no stage has translated yet.
+    #[inline(always)]
+    const fn is_first(&self) -> bool {
+        !matches!(self.key.stages, Stages::One { number: StageNumber::Second, .. })
     }
 
     #[inline(always)]
-    fn hit(&self, input: u64, request: Request, inside: &Inside<'_>) -> Option<PageTranslation> {
+    fn hit(
+        &self,
+        input: u64,
+        request: Request,
+        inside: &Inside<'_>,
+        redirect: impl Fn(Ipa) -> Redirected,
+    ) -> Option<Result<PageTranslation, Refusal>> {
+        if !self.is_first()
+            && let Some(redirected) = redirect(Ipa(input))
+        {
+            return Some(redirected);
+        }
         let page = self.hit_here(input, request, inside)?;
+        let behind = page.address(input).0;
+        if self.is_first()
+            && let Some(redirected) = redirect(Ipa(behind))
+        {
+            return Some(redirected.map(|output| page.then(input, output)));
+        }
         match &self.second {
-            None => Some(page),
+            None => Some(Ok(page)),
             Some(second) => {
-                let output = second.hit_here(page.address(input).0, request, inside)?;
-                Some(page.then(input, output))
+                let output = second.hit_here(behind, request, inside)?;
+                Some(Ok(page.then(input, output)))
             }
         }
     }
@@ -145,18 +173,26 @@ impl Space {
         request: Request,
         inside: &Inside<'_>,
         caching: bool,
+        redirect: &dyn Fn(Ipa) -> Redirected,
     ) -> Result<PageTranslation, Refusal> {
         let generation = self.refusals.generation();
         let retained = self.retained.as_ref().map(|retained| (retained, retained.generation()));
         let region = self.leaf.region(input);
         // Before the first table entry is read.
         let place = region.and_then(|region| self.leaves.observe(region, &inside.presence, inside.gate));
-        let answer = self.walk(input, request, inside);
-        if let (Ok((page, _)), Some((retained, generation))) = (&answer, retained) {
+        let was_redirected = Cell::new(false);
+        let answer = self.walk(input, request, inside, &|ipa| {
+            let redirected = redirect(ipa);
+            was_redirected.set(redirected.is_some());
+            redirected
+        });
+        if let (Ok((page, _)), Some((retained, generation)), false) =
+            (&answer, retained, was_redirected.get())
+        {
             retained.fill(input, request, *page, generation);
         }
         match (&answer, place) {
-            (Ok((_, entry)), Some(place)) => self.keep(&place, input, entry, inside),
+            (Ok((_, Some(entry))), Some(place)) => self.keep(&place, input, entry, inside),
             (Err(refusal), _) if caching && self.may_keep(refusal) => {
                 self.refusals.fill(input, *refusal, generation);
             }
@@ -170,17 +206,38 @@ impl Space {
         input: u64,
         request: Request,
         inside: &Inside<'_>,
-    ) -> Result<(PageTranslation, LeafEntry), Refusal> {
+        redirect: &dyn Fn(Ipa) -> Redirected,
+    ) -> Result<(PageTranslation, Option<LeafEntry>), Refusal> {
         match (&self.key.stages, &self.second) {
             (Stages::One { only, number }, _) => {
-                walk_one_stage(inside.memory, only, *number, Iova(input), request)
+                if !self.is_first()
+                    && let Some(redirected) = redirect(Ipa(input))
+                {
+                    return redirected.map(|page| (page, None));
+                }
+                let (page, entry) = walk_one_stage(inside.memory, only, *number, Iova(input), request)?;
+                let redirected = self.is_first().then(|| redirect(Ipa(page.address(input).0))).flatten();
+                let page = match redirected {
+                    Some(output) => page.then(input, output?),
+                    None => page,
+                };
+                Ok((page, Some(entry)))
             }
             (Stages::Two { first, .. }, Some(second)) => {
-                let second = |ipa: Ipa, request| match second.hit(ipa.0, request, inside) {
-                    Some(page) => Ok(page),
-                    None => second.walk_and_keep(ipa.0, request, inside, false),
+                let second = |ipa: Ipa, request: Request| {
+                    // The unit's own accesses to tables are no messages.
+                    if !request.table
+                        && let Some(redirected) = redirect(ipa)
+                    {
+                        return redirected;
+                    }
+                    match second.hit(ipa.0, request, inside, not_redirected) {
+                        Some(answer) => answer,
+                        None => second.walk_and_keep(ipa.0, request, inside, false, &not_redirected),
+                    }
                 };
-                walk_two_stages(inside.memory, first, second, Iova(input), request)
+                let (page, entry) = walk_two_stages(inside.memory, first, second, Iova(input), request)?;
+                Ok((page, Some(entry)))
             }
             (Stages::Two { .. }, None) => Err(Refusal::new(FaultReason::Internal)),
         }

@@ -91,6 +91,14 @@ impl PageTranslation {
     }
 }
 
+/// What an address between the stages leads to that has a table of its own, or `None` where the second stage translates it.
+pub(crate) type Redirected = Option<Result<PageTranslation, Refusal>>;
+
+/// No address has.
+pub(crate) const fn not_redirected(_: Ipa) -> Redirected {
+    None
+}
+
 /// Where a walk found its leaf entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct LeafEntry {

@@ -76,11 +76,9 @@ fn witness(bench: &Bench) -> u32 {
 
 /// The entries of the directory that lead to a device.
 fn directory(bench: &Bench, device: u32) -> Vec<u64> {
-    let context = bench.context_at(device);
-    let top = bench.root + u64::from(device >> 16) * 8;
-    let middle = (bench.get(top) >> 10 << 12) + u64::from(device >> 7 & 0x1ff) * 8;
-    let mut words = vec![top, middle];
-    words.extend((0..4).map(|word| context + word * 8));
+    let (context, mut words) = bench.way_to(device);
+    let count = if bench.unit.config().msi_tables { 8 } else { 4 };
+    words.extend((0..count).map(|word| context + word * 8));
     words
 }
 

@@ -37,6 +37,12 @@ fn capabilities_say_what_was_chosen_and_nothing_else() {
     assert_eq!(one(|it| it.sv39x4 = true), 1 << 17);
     assert_eq!(one(|it| it.sv48x4 = true), 1 << 18);
     assert_eq!(one(|it| it.sv57x4 = true), 1 << 19);
+    assert_eq!(one(|it| it.msi_tables = true), 1 << 22);
+    assert_eq!(one(|it| (it.msi_tables, it.interrupt_files) = (true, true)), 3 << 22);
+    let atomic = |it: &mut RiscvConfig| {
+        (it.msi_tables, it.interrupt_files, it.atomic_interrupt_files) = (true, true, true);
+    };
+    assert_eq!(one(atomic), 7 << 21);
     assert_eq!(one(|it| it.flag_updates = true), 1 << 24);
     assert_eq!(one(|it| it.both_byte_orders = true), 1 << 27);
     assert_eq!(one(|it| it.interrupts = Interrupts::Messages), 1 << 28);
@@ -53,8 +59,8 @@ fn capabilities_say_what_was_chosen_and_nothing_else() {
     // What decides nothing there.
     assert_eq!(one(|it| (it.vectors, it.queue_entries_log2) = (8, 4)), 0);
     assert_eq!(one(|it| (it.two_level, it.bare_after_reset, it.big_endian) = (true, true, true)), 0);
-    // Bits of features that the model lacks are never set: Sv32, Sv32x4, MSI, ATS, T2GPA, QOSID.
-    assert_eq!(read(RiscvConfig::full()) & (1 << 8 | 1 << 16 | 7 << 21 | 3 << 25 | 1 << 41), 0);
+    // Bits of features that the model lacks are never set: Sv32, Sv32x4, ATS, T2GPA, QOSID.
+    assert_eq!(read(RiscvConfig::full()) & (1 << 8 | 1 << 16 | 3 << 25 | 1 << 41), 0);
     let bench = Bench::new(least);
     bench.unit.write64(CAPABILITIES, !0);
     assert_eq!(bench.unit.read64(CAPABILITIES), base);
@@ -73,6 +79,9 @@ fn configurations_that_contradict_themselves_make_no_unit() {
     assert_eq!(refused(|it| it.version = 0x0f), Some(ConfigError::Version(0x0f)));
     assert_eq!(refused(|it| it.sv39 = false), Some(ConfigError::FirstStage));
     assert_eq!(refused(|it| (it.sv48, it.sv57) = (false, true)), Some(ConfigError::FirstStage));
+    assert_eq!(refused(|it| it.interrupt_files = true), Some(ConfigError::InterruptFiles));
+    let without = |it: &mut RiscvConfig| (it.msi_tables, it.atomic_interrupt_files) = (true, true);
+    assert_eq!(refused(without), Some(ConfigError::InterruptFiles));
     assert_eq!(refused(|it| it.physical_bits = 57), Some(ConfigError::PhysicalBits(57)));
     assert_eq!(refused(|it| it.physical_bits = 31), Some(ConfigError::PhysicalBits(31)));
     assert_eq!(refused(|it| it.vectors = 3), Some(ConfigError::Vectors(3)));

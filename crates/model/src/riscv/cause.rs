@@ -1,7 +1,7 @@
 //! From a refusal to its cause (RISC-V IOMMU 3.2).
 
 use portcullis_spec::riscv::Cause;
-use portcullis_spec::{Access, FaultReason, StageNumber, Transaction};
+use portcullis_spec::{Access, ConfigTable, FaultReason, StageNumber, Transaction};
 
 use super::lookup::{Note, Stop};
 use crate::refusal::{Detail, Refusal};
@@ -32,7 +32,22 @@ const fn by_access(access: Access, fetch: Cause, read: Cause, write: Cause) -> C
     }
 }
 
+/// 2.3.3; and 4 for accesses to a memory-resident interrupt file that are not supported.
+const fn by_msi_table(refusal: Refusal) -> Option<Cause> {
+    Some(match (refusal.reason, refusal.detail) {
+        (FaultReason::TableUnreadable(ConfigTable::Interrupt), _) => Cause::MsiPteLoadFault,
+        (FaultReason::EntryNotPresent(ConfigTable::Interrupt), _) => Cause::MsiPteInvalid,
+        (FaultReason::EntryInvalid(ConfigTable::Interrupt), _) => Cause::MsiPteMisconfigured,
+        (FaultReason::InterruptBlocked, Detail::InterruptFile) => Cause::TransactionTypeDisallowed,
+        (FaultReason::InterruptBlocked, _) => Cause::MrifAccessFault,
+        _ => return None,
+    })
+}
+
 fn by_tables(transaction: &Transaction, refusal: Refusal) -> (Cause, u64) {
+    if let Some(cause) = by_msi_table(refusal) {
+        return (cause, 0);
+    }
     let access = transaction.access;
     let unreachable = refusal.reason == FaultReason::PagingEntryUnreadable
         || matches!(refusal.detail, Detail::FlagsUpdate)

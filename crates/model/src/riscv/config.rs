@@ -18,8 +18,8 @@ pub enum Interrupts {
 /// What a RISC-V IOMMU is to have. The default is a unit of version 1.0 with everything that is common: all table depths, both
 /// stages of 39 and 48 bits, process directories, accessed and dirty flags, the debug port and 7 counters.
 ///
-/// Svnapot is always there (5.3: "must support"). What no choice names is not there: Sv32 and Sv32x4, MSI page tables, ATS
-/// and page requests, QoS identifiers.
+/// Svnapot is always there (5.3: "must support"). What no choice names is not there: Sv32 and Sv32x4, ATS and page
+/// requests, QoS identifiers.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RiscvConfig {
@@ -47,6 +47,12 @@ pub struct RiscvConfig {
     pub big_endian: bool,
     /// `IGS`.
     pub interrupts: Interrupts,
+    /// `MSI_FLAT`: MSI page tables, and with them device contexts of the extended format.
+    pub msi_tables: bool,
+    /// `MSI_MRIF`: memory-resident interrupt files; needs MSI page tables.
+    pub interrupt_files: bool,
+    /// `AMO_MRIF`: their bits are set atomically; needs them. The model always does so, and says so where this is set.
+    pub atomic_interrupt_files: bool,
     /// Interrupt vectors, 1, 2, 4, 8 or 16: how many bits of each `icvec` field can be set, and how many entries of `msi_cfg_tbl`
     /// are there.
     pub vectors: u8,
@@ -93,6 +99,9 @@ impl Default for RiscvConfig {
             both_byte_orders: false,
             big_endian: false,
             interrupts: Interrupts::Both,
+            msi_tables: false,
+            interrupt_files: false,
+            atomic_interrupt_files: false,
             vectors: 16,
             counters: Some(7),
             debug: true,
@@ -119,6 +128,9 @@ impl RiscvConfig {
             sv57: true,
             sv57x4: true,
             both_byte_orders: true,
+            msi_tables: true,
+            interrupt_files: true,
+            atomic_interrupt_files: true,
             counters: Some(31),
             non_leaf: true,
             ranges: true,
@@ -160,6 +172,9 @@ pub enum ConfigError {
     /// 5.3: Sv48 needs Sv39, and Sv57 needs Sv48.
     #[error("a first stage needs the shallower ones too")]
     FirstStage,
+    /// Memory-resident interrupt files without MSI page tables, or atomic ones without any.
+    #[error("interrupt files in memory need MSI page tables, and atomic ones interrupt files in memory")]
+    InterruptFiles,
     /// Not 32 to 56.
     #[error("{0} physical address bits are not 32 to 56")]
     PhysicalBits(u8),
@@ -201,6 +216,9 @@ impl RiscvConfig {
             .with_amo_hwad(self.flag_updates)
             .with_end(self.both_byte_orders)
             .with_igs(igs)
+            .with_msi_flat(self.msi_tables)
+            .with_msi_mrif(self.interrupt_files)
+            .with_amo_mrif(self.atomic_interrupt_files)
             .with_hpm(self.counters.is_some())
             .with_dbg(self.debug)
             .with_pas(self.physical_bits)
@@ -217,6 +235,11 @@ impl RiscvConfig {
         }
         if (self.sv48 && !self.sv39) || (self.sv57 && !self.sv48) {
             return Err(ConfigError::FirstStage);
+        }
+        if (self.interrupt_files && !self.msi_tables)
+            || (self.atomic_interrupt_files && !self.interrupt_files)
+        {
+            return Err(ConfigError::InterruptFiles);
         }
         if !(32..=56).contains(&self.physical_bits) {
             return Err(ConfigError::PhysicalBits(self.physical_bits));

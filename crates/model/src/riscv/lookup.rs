@@ -4,8 +4,8 @@
 use portcullis_pagetable::AnyFormat;
 use portcullis_pagetable::format::Riscv as RiscvFormat;
 use portcullis_spec::riscv::device::{
-    BASE_CONTEXT_SIZE, DeviceContext, DeviceDirectoryEntry, Fsc, IohgatpMode, IosatpMode, PdtpMode,
-    index_bits,
+    BASE_CONTEXT_SIZE, DeviceContext, DeviceDirectoryEntry, EXTENDED_CONTEXT_SIZE, Fsc, IohgatpMode,
+    IosatpMode, MsiptpMode, PdtpMode, index_bits,
 };
 use portcullis_spec::riscv::process::{INDEX_BITS, PROCESS_CONTEXT_SIZE, ProcessContext};
 use portcullis_spec::riscv::registers::{Capabilities, Ddtp, Fctl, HpmEvent, IommuMode};
@@ -17,6 +17,7 @@ use portcullis_spec::{
 
 use super::Riscv;
 use super::counters::Ids;
+use super::msi::MsiTable;
 use crate::contexts::Resolved;
 use crate::memory::{GuestMemory, MemoryError, load_words};
 use crate::refusal::{FirstStageTable, Refusal};
@@ -37,10 +38,18 @@ pub struct Note {
     pub untranslated_only: bool,
     /// Whether privileged requests are allowed: ENS of the process context, where there is one.
     pub privileged: bool,
+    /// The MSI page table, where there is one.
+    pub(super) msi: Option<MsiTable>,
 }
 
 impl Note {
-    const ALLOWED: Self = Self { stop: None, dtf: false, untranslated_only: true, privileged: true };
+    const ALLOWED: Self =
+        Self { stop: None, dtf: false, untranslated_only: true, privileged: true, msi: None };
+
+    /// Of a device whose context was found.
+    fn of(device: &DeviceContext) -> Self {
+        Self { dtf: device.tc.dtf(), msi: MsiTable::of(device), ..Self::ALLOWED }
+    }
 }
 
 /// Why a look-up ended without a context.
@@ -141,14 +150,15 @@ impl Lookup<'_> {
             Ok(device) => device,
             Err(cause) => return blocked(cause.into(), note, pasid, false),
         };
-        let note = Note { dtf: device.tc.dtf(), ..Note::ALLOWED };
+        let note = Note::of(&device);
         let found = self.process_of(&device, device_id, pasid);
         found.unwrap_or_else(|stop| blocked(stop, note, pasid, false))
     }
 
     /// Steps 3 to 6, and 2.3.1.
     fn device(&self, mode: IommuMode, device_id: u32, pasid: Option<Pasid>) -> Result<DeviceContext, Cause> {
-        let bits = index_bits(false);
+        let extended = self.unit.capabilities.msi_flat();
+        let bits = index_bits(extended);
         let levels = usize::from(mode.levels());
         let reach: u8 = bits[..levels].iter().sum();
         if u64::from(device_id) >> reach != 0 {
@@ -172,11 +182,13 @@ impl Lookup<'_> {
             table = entry.ppn() << 12;
         }
         let index = u64::from(device_id) & ((1 << bits[0]) - 1);
-        let words: [u64; 4] = self
-            .load(PhysAddr(table + index * BASE_CONTEXT_SIZE), big_endian)
-            .map_err(|_| Cause::DdtLoadFault)?;
-        let [tc, iohgatp, ta, fsc] = words;
-        let device = DeviceContext::decode([tc, iohgatp, ta, fsc, 0, 0, 0, 0]);
+        let words = if extended {
+            self.load(PhysAddr(table + index * EXTENDED_CONTEXT_SIZE), big_endian)
+        } else {
+            self.load(PhysAddr(table + index * BASE_CONTEXT_SIZE), big_endian)
+                .map(|[tc, iohgatp, ta, fsc]| [tc, iohgatp, ta, fsc, 0, 0, 0, 0])
+        };
+        let device = DeviceContext::decode(words.map_err(|_| Cause::DdtLoadFault)?);
         if !device.tc.v() {
             return Err(Cause::DdtInvalid);
         }
@@ -211,6 +223,11 @@ impl Lookup<'_> {
             || (!self.unit.capabilities.amo_hwad() && (tc.sade() || tc.gade()))
             || (!self.unit.capabilities.end() && tc.sbe() != self.root.fctl.be())
             || tc.sxl()
+            || device.msiptp.reserved_bits() != 0
+            || MsiptpMode::decode(device.msiptp.mode()).is_none()
+            || device.msi_addr_mask.reserved_bits() != 0
+            || device.msi_addr_pattern.reserved_bits() != 0
+            || device.reserved != 0
     }
 
     /// Levels of the process directory, 0 for none; `None` where the mode is not supported.
@@ -255,7 +272,7 @@ impl Lookup<'_> {
         pasid: Option<Pasid>,
     ) -> Result<Resolved<Note>, Stop> {
         let tc = device.tc;
-        let note = Note { dtf: tc.dtf(), ..Note::ALLOWED };
+        let note = Note::of(device);
         let second = self.second_stage(device);
         let directory = PdtpMode::decode(device.fsc.mode()).filter(|_| tc.pdtv());
         if let Some(process) = pasid {

@@ -3,7 +3,7 @@
 //! [`RiscvUnit`] is the device: registers on one side, [ports](crate::Port) for devices on the other. Its parts: what it has
 //! ([`config`]), the look-up from directories to context (`lookup`), the register file (`registers`), the command queue
 //! (`queue`), the fault queue and interrupts (`events`), what a refusal is called (`cause`), the counters (`counters`) and the
-//! translation-request interface (`debug`).
+//! translation-request interface (`debug`), MSI page tables and memory-resident interrupt files (`msi`).
 
 mod cause;
 pub mod config;
@@ -11,6 +11,7 @@ mod counters;
 mod debug;
 mod events;
 mod lookup;
+mod msi;
 mod queue;
 mod registers;
 mod state;
@@ -22,24 +23,26 @@ use portcullis_pagetable::AnyFormat;
 use portcullis_spec::riscv::fault::FaultRecord;
 use portcullis_spec::riscv::registers::{Capabilities, Ddtp, Fctl, HpmEvent};
 use portcullis_spec::{
-    Access, Context, Fault, FaultReason, PagingFormat, Pasid, PhysAddr, RequestType, Requester, StageRules,
-    Tags, Transaction,
+    Access, Context, Fault, FaultReason, InterruptScope, Ipa, PagingFormat, Pasid, PhysAddr, RequestType,
+    Requester, StageRules, Tags, Transaction,
 };
 
 use crate::contexts::Resolved;
 use crate::engine::{Admission, Architecture, Asked, Engine, Event, Outcome, Report};
-use crate::interrupt::InterruptSink;
+use crate::interrupt::{InterruptSink, Message, Undelivered};
 use crate::memory::{Addressable, GuestMemory};
 use crate::port::Port;
 use crate::refusal::Refusal;
 use crate::state::locked;
 use crate::sync::Apart;
+use crate::translate::PageTranslation;
 use config::{ConfigError, RiscvConfig};
 use counters::{Counters, Ids};
 use debug::Debug;
 use events::Events;
 use lookup::{Lookup, Root};
 pub use lookup::{Note, Stop};
+use msi::MsiEntries;
 use queue::Queue;
 pub use state::RiscvState;
 
@@ -68,6 +71,7 @@ pub struct Riscv {
     command_head: AtomicU32,
     counters: Counters,
     debug: Mutex<Debug>,
+    msi_entries: MsiEntries,
     queue: Mutex<Queue>,
     /// `ddtp` as it is being written, one half after the other.
     directory: Mutex<u64>,
@@ -98,6 +102,7 @@ impl RiscvUnit {
             command_head: AtomicU32::new(0),
             counters: Counters::new(config.counters),
             debug: Mutex::default(),
+            msi_entries: MsiEntries::default(),
             queue: Mutex::default(),
             directory: Mutex::new(config.initial_directory().into_bits()),
             delivery: Apart::default(),
@@ -111,6 +116,7 @@ impl RiscvUnit {
     /// shows: for simulators and tests. To be called before the unit is used.
     pub fn retain_translations(&self) {
         self.engine.retain_translations();
+        self.riscv().msi_entries.retain();
     }
 
     /// What the unit was built with.
@@ -187,7 +193,7 @@ impl Architecture for Riscv {
     type Note = Note;
     type Record = FaultRecord;
 
-    /// Messages of devices are writes to memory: without MSI page tables they are translated like all others.
+    /// Messages of devices are writes to memory, which the tables translate.
     #[inline]
     fn admit(&self, _transaction: &Transaction) -> Admission {
         Admission::Translate
@@ -225,6 +231,36 @@ impl Architecture for Riscv {
             access.set(Access::READ, access.intersects(Access::READ | Access::EXECUTE));
         }
         Ok(Asked { input: transaction.address, access, privileged, any: false })
+    }
+
+    #[inline(always)]
+    fn redirect(
+        &self,
+        memory: &dyn GuestMemory,
+        resolved: &Resolved<Note>,
+        ipa: Ipa,
+        access: Access,
+    ) -> Option<Result<PageTranslation, Refusal>> {
+        let table = resolved.note.msi.as_ref()?;
+        self.interrupt_page(memory, table, ipa, access)
+    }
+
+    fn access_file(
+        &self,
+        memory: &dyn GuestMemory,
+        transaction: &Transaction,
+        refusal: Refusal,
+        data: Option<&[u8]>,
+    ) -> Result<(), Refusal> {
+        self.access_interrupt_file(memory, transaction, refusal, data)
+    }
+
+    fn message(&self, message: Message) -> Result<(), Undelivered> {
+        self.sink.send(message)
+    }
+
+    fn forget_interrupts(&self, _scope: &InterruptScope) {
+        self.msi_entries.forget(None, None);
     }
 
     #[inline]

@@ -5,15 +5,15 @@ use std::sync::atomic::Ordering;
 use portcullis_spec::riscv::Command;
 use portcullis_spec::riscv::command::{AddressRange, COMMAND_SIZE, IotinvalHigh};
 use portcullis_spec::riscv::device::index_bits;
-use portcullis_spec::riscv::registers::{Cqcsr, Ddtp, IommuMode, QueueBase, offset};
+use portcullis_spec::riscv::registers::{Cqcsr, IommuMode, QueueBase, offset};
 use portcullis_spec::{
     ContextScope, DomainTag, Invalidation, Iova, Pasid, PhysAddr, Requester, SpaceTag, StageNumber,
     TranslationScope,
 };
 
-use super::RiscvUnit;
 use super::events::{QueueError, legal_base};
 use super::lookup::HOST;
+use super::{Riscv, RiscvUnit};
 use crate::memory::load_words;
 use crate::registers::put_half;
 use crate::ring::Ring;
@@ -148,11 +148,12 @@ fn execute(unit: &RiscvUnit, words: [u64; 2]) -> Result<(), QueueError> {
                 ..TranslationScope::default()
             };
             unit.engine.invalidate(&Invalidation::Translations(scope));
+            unit.riscv().msi_entries.forget(gscid, range.map(addresses));
             Ok(())
         }
         Command::Iofence { write, wsi, .. } => fence(unit, write, wsi),
         Command::IodirInvalDdt { did } => {
-            if did.is_some_and(|did| !reaches(unit.riscv().ddtp(), did)) {
+            if did.is_some_and(|did| !reaches(unit.riscv(), did)) {
                 return Err(QueueError::Illegal);
             }
             let scope = did.map_or(ContextScope::All, |did| ContextScope::Requester {
@@ -168,7 +169,7 @@ fn execute(unit: &RiscvUnit, words: [u64; 2]) -> Result<(), QueueError> {
                 (_, true) => 17,
                 _ => 8,
             };
-            let process = Pasid::new(pid).filter(|_| pid >> bits == 0 && reaches(unit.riscv().ddtp(), did));
+            let process = Pasid::new(pid).filter(|_| pid >> bits == 0 && reaches(unit.riscv(), did));
             let process = process.ok_or(QueueError::Illegal)?;
             let scope = ContextScope::Pasid(Requester::Device(did), process);
             unit.engine.invalidate(&Invalidation::Contexts(scope));
@@ -199,9 +200,9 @@ fn fence(unit: &RiscvUnit, write: Option<(u64, u32)>, wsi: bool) -> Result<(), Q
 }
 
 /// 3.1.3: whether a device_id is not wider than the directory's mode supports.
-fn reaches(ddtp: Ddtp, device_id: u32) -> bool {
-    let levels = IommuMode::decode(ddtp.iommu_mode()).map_or(0, IommuMode::levels);
-    let bits: u8 = index_bits(false)[..usize::from(levels)].iter().sum();
+fn reaches(unit: &Riscv, device_id: u32) -> bool {
+    let levels = IommuMode::decode(unit.ddtp().iommu_mode()).map_or(0, IommuMode::levels);
+    let bits: u8 = index_bits(unit.capabilities.msi_flat())[..usize::from(levels)].iter().sum();
     levels == 0 || device_id >> bits == 0
 }
 

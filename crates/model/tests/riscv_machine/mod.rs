@@ -72,18 +72,25 @@ pub(crate) const DEVICE: u32 = 0x2_1234;
 /// Collects messages, but those to addresses that nothing takes, and keeps the wires.
 #[derive(Default)]
 pub(crate) struct Sink {
+    /// The unit's own.
     pub(crate) messages: Mutex<Vec<(u64, u32)>>,
+    /// Devices'.
+    pub(crate) interrupts: Mutex<Vec<(u32, u64, u32)>>,
     pub(crate) dead: Mutex<BTreeSet<u64>>,
     pub(crate) wires: Mutex<BTreeSet<u8>>,
 }
 
 impl InterruptSink for Sink {
     fn send(&self, message: Message) -> Result<(), Undelivered> {
-        assert_eq!(message.source, None);
         if self.dead.lock().unwrap().contains(&message.address) {
             return Err(Undelivered { address: message.address });
         }
-        self.messages.lock().unwrap().push((message.address, message.data));
+        match message.source {
+            None => self.messages.lock().unwrap().push((message.address, message.data)),
+            Some(device) => {
+                self.interrupts.lock().unwrap().push((device.index(), message.address, message.data));
+            }
+        }
         Ok(())
     }
 
@@ -190,15 +197,22 @@ impl Bench {
         if self.big_endian.get() { value.swap_bytes() } else { value }
     }
 
-    /// Where a device's context lies: base format, 7, 9 and 8 bits of index (2.1). Tables on the way are made.
-    pub(crate) fn context_at(&self, device_id: u32) -> u64 {
+    /// Where a device's context lies and which directory entries lead there: base format, 7, 9 and 8 bits of index, or extended, 6, 9 and
+    /// 9 (2.1). Tables on the way are made.
+    pub(crate) fn way_to(&self, device_id: u32) -> (u64, Vec<u64>) {
         let id = u64::from(device_id);
-        let mut table = self.root;
+        let (low, size) = if self.unit.config().msi_tables { (6, 64) } else { (7, 32) };
+        let (mut table, mut way) = (self.root, Vec::new());
         for level in (1..self.levels.get()).rev() {
-            let index = if level == 2 { id >> 16 } else { id >> 7 & 0x1ff };
+            let index = if level == 2 { id >> (low + 9) } else { id >> low & 0x1ff };
+            way.push(table + index * 8);
             table = self.step(table + index * 8);
         }
-        table + (id & 0x7f) * 32
+        (table + (id & ((1 << low) - 1)) * size, way)
+    }
+
+    pub(crate) fn context_at(&self, device_id: u32) -> u64 {
+        self.way_to(device_id).0
     }
 
     /// The table that a directory entry leads to.
@@ -337,6 +351,11 @@ impl Bench {
     pub(crate) fn load(&self, device_id: u32, iova: u64) -> Result<u64, AccessError> {
         let mut bytes = [0; 8];
         self.port(device_id, None).read(Iova(iova), &mut bytes).map(|()| u64::from_le_bytes(bytes))
+    }
+
+    /// What devices sent to interrupt controllers: who, where, what.
+    pub(crate) fn interrupts(&self) -> Vec<(u32, u64, u32)> {
+        std::mem::take(&mut self.sink.interrupts.lock().unwrap())
     }
 
     pub(crate) fn messages(&self) -> Vec<(u64, u32)> {

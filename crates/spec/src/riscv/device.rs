@@ -2,6 +2,8 @@
 
 use bitfield_struct::bitfield;
 
+use super::msi::InterruptFiles;
+
 /// Bytes of a base-format device context (no MSI translation).
 pub const BASE_CONTEXT_SIZE: u64 = 32;
 /// Bytes of an extended-format device context (`capabilities.msi_flat`).
@@ -288,7 +290,7 @@ pub struct Msiptp {
     pub ppn: u64,
     #[bits(16)]
     __: u16,
-    /// 0 off, 1 flat.
+    /// Mode; see [`MsiptpMode::decode`].
     #[bits(4)]
     pub mode: u8,
 }
@@ -317,6 +319,33 @@ impl MsiAddressPages {
     #[must_use]
     pub const fn reserved_bits(self) -> u64 {
         self.into_bits() & 0xfff0_0000_0000_0000
+    }
+}
+
+/// `msiptp.mode` (RISC-V IOMMU 2.1.3.5).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum MsiptpMode {
+    /// No address is an interrupt file's.
+    Off,
+    /// A flat MSI page table.
+    Flat,
+}
+
+impl MsiptpMode {
+    /// The mode that `bits` encodes, or `None` where they are reserved or custom.
+    #[must_use]
+    pub const fn decode(bits: u8) -> Option<Self> {
+        Some(match bits {
+            0 => Self::Off,
+            1 => Self::Flat,
+            _ => return None,
+        })
+    }
+
+    /// The bits of `mode`.
+    #[must_use]
+    pub const fn encode(self) -> u8 {
+        self as u8
     }
 }
 
@@ -370,6 +399,12 @@ impl DeviceContext {
             self.msi_addr_pattern.into_bits(),
             self.reserved,
         ]
+    }
+
+    /// The pages of interrupt files, which are looked for where `msiptp.mode` is not off.
+    #[must_use]
+    pub const fn interrupt_files(&self) -> InterruptFiles {
+        InterruptFiles { mask: self.msi_addr_mask.pages(), pattern: self.msi_addr_pattern.pages() }
     }
 }
 

@@ -4,7 +4,7 @@
 //!
 //! - [`registers`]: every register and its offset (chapter 5);
 //! - [`device`], [`process`]: device and process directory entries and contexts (2.1, 2.3);
-//! - [`msi`]: MSI page-table entries (2.1.3.6, 2.3.3);
+//! - [`msi`]: MSI page-table entries and what they lead to (2.1.3.6, 2.3.3);
 //! - [`command`]: commands (3.1);
 //! - [`fault`]: causes and fault records (3.2);
 //! - [`page_request`]: page-request records (3.3).
@@ -22,7 +22,9 @@ pub mod registers;
 
 pub use command::{Command, CommandError};
 pub use device::{
-    DeviceContext, DeviceDirectoryEntry, Fsc, Iohgatp, IohgatpMode, IosatpMode, PdtpMode, Ta, Tc,
+    DeviceContext, DeviceDirectoryEntry, Fsc, Iohgatp, IohgatpMode, IosatpMode, Msiptp, MsiptpMode, PdtpMode,
+    Ta, Tc,
 };
 pub use fault::{Cause, FaultRecord, TransactionType};
+pub use msi::{InterruptFiles, Mrif, MsiPte, MsiPteError};
 pub use process::{ProcessContext, ProcessDirectoryEntry};
