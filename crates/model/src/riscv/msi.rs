@@ -116,7 +116,7 @@ impl Riscv {
         access: Access,
     ) -> Result<PageTranslation, Refusal> {
         // Step 7; the mask has 52 bits at most, so nothing is lost.
-        let at = PhysAddr(table.base | number * MSI_PTE_SIZE);
+        let at = PhysAddr(table.base | (number * MSI_PTE_SIZE));
         let words = self.msi_entries.entry((table.gscid, guest.0 >> 12), || self.load_msi_entry(memory, at));
         let words = words.map_err(|_| Refusal::new(FaultReason::TableUnreadable(ConfigTable::Interrupt)))?;
         let entry = self.decode(words)?;

@@ -35,7 +35,7 @@ impl BadInput for Riscv {
     }
 
     fn shape(random: &mut ChaCha8Rng) -> Shape {
-        model_tables::limits(false).shape(random)
+        model_tables::limits(false, true).shape(random)
     }
 
     fn target(command: &Command) -> u64 {

@@ -50,6 +50,8 @@ const fn shape(first: u8, second: u8) -> Shape {
         flags: false,
         big_endian: false,
         first_big_endian: false,
+        extended: false,
+        files: false,
         privileged: false,
         address: 0x4000_0000,
     }

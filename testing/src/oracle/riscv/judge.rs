@@ -129,7 +129,8 @@ impl Subject for Riscv {
         let (decision, updates) = reference::decide(unit, memory, &asked);
         let decision = match decision {
             reference::Decision::Pass(to) => Decision::Pass(to),
-            // Without MSI page tables there are no interrupt files.
+            // AIA 9.5.2: reads give zero; writes of a case go to no register of an interrupt file, and are discarded.
+            reference::Decision::Mrif(_) if !is_write || address & 0xff8 != 0 => Decision::Taken,
             reference::Decision::Mrif(_) => return None,
             reference::Decision::Refuse { cause, iotval2, recorded } => {
                 Decision::Refuse(recorded.then_some(Recorded {

@@ -35,6 +35,7 @@ const fn limits(stages: Stages) -> Limits {
         flags: false,
         big_endian: false,
         both_endians: false,
+        extended: false,
     }
 }
 

@@ -23,6 +23,8 @@ pub struct Limits {
     pub big_endian: bool,
     /// Whether SBE may differ from it.
     pub both_endians: bool,
+    /// Whether device contexts have the extended format, and MSI page tables.
+    pub extended: bool,
 }
 
 fn of<T: Copy + Default>(choices: &[T], random: &mut impl Rng) -> T {
@@ -33,9 +35,10 @@ impl Limits {
     /// A shape.
     pub fn shape(&self, random: &mut impl Rng) -> Shape {
         let device = of(self.devices, random);
-        let least = match device {
-            0..0x80 => 1,
-            0x80..0x1_0000 => 2,
+        let low = if self.extended { 6 } else { 7 };
+        let least = match (device >> low, device >> (low + 9)) {
+            (0, _) => 1,
+            (_, 0) => 2,
             _ => 3,
         };
         let (first, second) = (of(self.first, random), of(self.second, random));
@@ -68,6 +71,8 @@ impl Limits {
             flags: self.flags && random.random(),
             big_endian: self.big_endian,
             first_big_endian: if self.both_endians { random.random() } else { self.big_endian },
+            extended: self.extended,
+            files: self.extended && random.random(),
             privileged: process.is_some() && random.random_ratio(1, 4),
             address: if upper { address | u64::MAX << bits } else { address },
         }

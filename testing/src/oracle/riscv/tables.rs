@@ -4,7 +4,7 @@ use crate::oracle::tables::radix::{Builder, Radix, Style};
 use crate::oracle::tables::{self, Layout, WINDOW, Word};
 use std::fmt;
 
-/// A valid set of tables, before anything is changed. Device contexts have the base format.
+/// A valid set of tables, before anything is changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Shape {
     /// Levels of the device directory, 1 to 3.
@@ -29,6 +29,11 @@ pub struct Shape {
     pub big_endian: bool,
     /// SBE.
     pub first_big_endian: bool,
+    /// Whether device contexts have the extended format.
+    pub extended: bool,
+    /// Whether there is an MSI page table, which takes some of the pages that are mapped for interrupt files; only with the
+    /// extended format.
+    pub files: bool,
     /// Whether the request asks for supervisor rights; only with a process.
     pub privileged: bool,
     /// First byte of the mapped address range: a multiple of what the leaf maps.
@@ -60,8 +65,28 @@ const SECOND: [&str; 5] = [
     "second stage, level 3",
     "second stage, level 4",
 ];
-const CONTEXT: [&str; 4] =
-    ["device context, tc", "device context, iohgatp", "device context, ta", "device context, fsc"];
+const CONTEXT: [&str; 8] = [
+    "device context, tc",
+    "device context, iohgatp",
+    "device context, ta",
+    "device context, fsc",
+    "device context, msiptp",
+    "device context, msi_addr_mask",
+    "device context, msi_addr_pattern",
+    "device context, reserved",
+];
+const FILES: [&str; 8] = [
+    "MSI page table, file 0",
+    "MSI page table, file 0, second word",
+    "MSI page table, file 1",
+    "MSI page table, file 1, second word",
+    "MSI page table, file 2",
+    "MSI page table, file 2, second word",
+    "MSI page table, file 3",
+    "MSI page table, file 3, second word",
+];
+/// Of the eight pages that are mapped, the first, the second, the fifth and the sixth are files 0 to 3.
+const FILES_MASK: u64 = 0b101;
 const PROCESS: [&str; 2] = ["process context, ta", "process context, fsc"];
 
 impl Shape {
@@ -88,7 +113,8 @@ impl Shape {
     /// The device directory; where the context lies.
     fn device_directory(&self, builder: &mut Builder) -> u64 {
         let id = u64::from(self.device);
-        let index = [id & 0x7f, id >> 7 & 0x1ff, id >> 16 & 0xff];
+        let (low, size) = if self.extended { (6, 64) } else { (7, 32) };
+        let index = [id & ((1 << low) - 1), id >> low & 0x1ff, id >> (low + 9)];
         let names = ["", "device directory, level 1", "device directory, level 2"];
         let mut at = builder.table(4096);
         for level in (1..usize::from(self.directory)).rev() {
@@ -96,7 +122,23 @@ impl Shape {
             builder.put(names[level], at + index[level] * 8, self.order(table(next)));
             at = next;
         }
-        at + index[0] * 32
+        at + index[0] * size
+    }
+
+    /// The MSI page table: files 0 to 2 lead to the last pages of the data, and file 3 lies in memory. The last four words of the
+    /// device context.
+    fn interrupt_files(&self, builder: &mut Builder, layout: Layout) -> [u64; 4] {
+        if !self.files {
+            return [0; 4];
+        }
+        let table = builder.table(4096);
+        let page = |number: u64| (layout.data + WINDOW - 4096 * (number + 1)) >> 12 << 10;
+        let (basic, in_memory) = (0b111, 0b11);
+        let words =
+            [page(0) | basic, 0, page(1) | basic, 0, page(2) | basic, 0, page(3) | in_memory, page(0) | 5];
+        builder.put_all(&FILES, table, &words.map(|word| self.order(word)));
+        let guest = if self.first > 0 { layout.data } else { tables::Shape::start(self, layout) };
+        [1 << 60 | table >> 12, FILES_MASK, guest >> 12, 0]
     }
 
     /// The process directory; `pdtp`, and where the context lies.
@@ -164,9 +206,11 @@ impl tables::Shape for Shape {
             }
             second.map_itself(&mut builder, begin..end);
         }
+        let [msiptp, mask, pattern, reserved] = self.interrupt_files(&mut builder, layout);
         // PSCID.
-        let words = [tc, iohgatp, 6 << 12, fsc].map(|word| self.order(word));
-        builder.put_all(&CONTEXT, context, &words);
+        let words = [tc, iohgatp, 6 << 12, fsc, msiptp, mask, pattern, reserved].map(|word| self.order(word));
+        let count = if self.extended { 8 } else { 4 };
+        builder.put_all(&CONTEXT, context, &words[..count]);
         builder.words
     }
 
@@ -199,6 +243,7 @@ impl fmt::Display for Shape {
             (self.flags, ", SADE and GADE"),
             (self.big_endian, ", BE"),
             (self.first_big_endian, ", SBE"),
+            (self.files, ", an MSI page table"),
         ];
         write!(
             f,

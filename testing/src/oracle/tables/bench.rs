@@ -140,6 +140,7 @@ impl<S: Subject, M: Machine> Bench<S, M> {
                         outcome.token = token_at(to);
                     }
                 }
+                Decision::Taken => {}
                 Decision::Refuse(fault) => {
                     refused = true;
                     outcome.faults.extend(fault.filter(|_| outcome.faults.len() < S::RECORDS));

@@ -84,6 +84,8 @@ pub trait Shape: Copy + PartialEq + fmt::Debug + fmt::Display {
 pub enum Decision<F> {
     /// It goes on to this physical address.
     Pass(u64),
+    /// It is taken by something that is no memory: a read gives zero, and a write changes nothing.
+    Taken,
     /// It is refused, with this record or none.
     Refuse(Option<F>),
 }
