@@ -437,7 +437,7 @@ fn bad_input_gets_an_exact_error_and_harms_nobody_else() {
         )
     };
     for garbage in [&b"\0"[..], b"hello\0", b"{}\0", b"[1,2]\0", b"{\"method\":5}\0", b"\xff\xfe\0"] {
-        assert!(matches!(call(garbage), Err(Error::Closed | Error::Io(_))), "{garbage:?}");
+        assert_eq!(refusal(call(garbage)), "BadCall", "{garbage:?}");
     }
     assert_eq!(refusal(method("Fly", "{}")), "MethodNotFound");
     assert_eq!(refusal(call(b"{\"method\":\"org.other.Thing.Do\"}\0")), "InterfaceNotFound");
@@ -455,7 +455,10 @@ fn bad_input_gets_an_exact_error_and_harms_nobody_else() {
     let _ = (&stream).write_all(&endless);
     let mut client = Client::over(stream);
     client.set_timeout(Some(Duration::from_secs(10))).unwrap();
-    assert!(client.receive::<serde_json::Value>().is_err());
+    assert_eq!(refusal(client.receive::<serde_json::Value>().map(|(value, ..)| value)), "Limit");
+    // A call is one however its text is spelled.
+    let spelled = b"{\"method\":\"org.portcullis.Manager.\\u0047etStatus\"}\0";
+    assert_eq!(call(spelled).unwrap()["backend"], "embedded vtd");
     let space = good.create_space().unwrap();
     let many = vec![at(0, 0, 1, Access::READ); 20_000];
     assert_eq!(refusal(good.map(space, None, many)), "Limit");
@@ -494,6 +497,68 @@ fn a_thousand_connections_that_say_nothing_keep_nobody_waiting() {
         client.status().unwrap();
     }
     assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    // One too many is told so; those that were there before are served on.
+    let more: Vec<UnixStream> = (0..110).filter_map(|_| UnixStream::connect(&service.socket).ok()).collect();
+    let mut last = Client::over(more.last().unwrap().try_clone().unwrap());
+    last.set_timeout(Some(Duration::from_secs(10))).unwrap();
+    assert_eq!(refusal(last.receive::<serde_json::Value>().map(|(value, ..)| value)), "Limit");
+    client.status().unwrap();
+}
+
+/// Whatever some clients do, one who works beside them keeps what it has, its device goes on, and only its own faults are recorded.
+#[test]
+fn what_bad_clients_do_costs_the_others_nothing() {
+    let service = Service::start();
+    let mut good = Holder::new(&service, "b", "disk0", vec![at(0x1000, 0, 4, Access::READ_WRITE)]);
+    let call = |name: &str, parameters: &str| {
+        format!("{{\"method\":\"org.portcullis.Manager.{name}\",\"parameters\":{parameters}}}\0").into_bytes()
+    };
+    for round in 0..20u64 {
+        // Those who vanish before a call is whole, or before its answer: what they claimed meanwhile is let go.
+        for bytes in [
+            call("Introduce", "{\"client\":\"a\"}").repeat(2)[..90].to_vec(),
+            [
+                call("Introduce", "{\"client\":\"a\"}"),
+                call("Claim", "{\"device\":\"nic0\"}"),
+                call("CreateSpace", "{}"),
+            ]
+            .concat(),
+            call("ListFaults", &format!("{{\"limit\":{}}}", u64::MAX)),
+            call(
+                "ListGrants",
+                &format!("{{\"limit\":{},\"after\":{{\"iova\":{0},\"length\":{0}}}}}", u64::MAX),
+            ),
+            call("Unmap", &format!("{{\"space\":{},\"ranges\":[]}}", good.space)),
+            call("RemoveMemory", &format!("{{\"memory\":{}}}", good.number)),
+            call("Release", "{\"device\":\"disk0\"}"),
+            b"{\"method\":".repeat(1000),
+        ] {
+            let mut stream = UnixStream::connect(&service.socket).unwrap();
+            stream.write_all(&bytes).unwrap();
+        }
+        // More descriptors than any message takes.
+        let stream = UnixStream::connect(&service.socket).unwrap();
+        let memory = SharedMemory::new("test", PAGE).unwrap();
+        for _ in 0..3 {
+            let beside = [memory.as_fd(); api::DESCRIPTOR_LIMIT];
+            let _ = portcullis_client::frame::send(&stream, b"{\"method\"", &beside);
+        }
+        let mut client = Client::over(stream);
+        client.set_timeout(Some(Duration::from_secs(10))).unwrap();
+        assert_eq!(refusal(client.receive::<serde_json::Value>().map(|(value, ..)| value)), "Limit");
+        // Beside them, everything is as it was.
+        assert_eq!(good.dma(Operation::Write, 0x1000 + 8 * round, round), (Outcome::Done, 0));
+        assert_eq!(good.dma(Operation::Read, 0x1000 + 8 * round, 0), (Outcome::Done, round));
+    }
+    let grants = good.client.grants(&ListGrants::default()).unwrap().grants;
+    assert_eq!(
+        grants.iter().map(|grant| (grant.iova, grant.length)).collect::<Vec<_>>(),
+        [(0x1000, 4 * PAGE)]
+    );
+    assert_eq!(good.dma(Operation::Read, 0x9000, 0).0, Outcome::Refused);
+    eventually("its fault is recorded, and no other", || good.client.status().unwrap().faults == 1);
+    let mut other = service.client("a");
+    eventually("what those who vanished had is free", || other.claim("nic0").is_ok());
 }
 
 #[test]

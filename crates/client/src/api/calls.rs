@@ -75,6 +75,7 @@ message! {
         /// Accesses that were refused.
         faults: u64,
         /// There may have been more: what guards does not say how many it kept back.
+        #[serde(default)]
         at_least: bool,
         /// What a person should know.
         warnings: Vec<String>,
@@ -299,6 +300,7 @@ message! {
         /// Of those, how many have no record.
         lost: u64,
         /// There may have been more: what guards does not say how many it kept back.
+        #[serde(default)]
         at_least: bool,
     }
     /// Parameters of `Follow`; both where neither is set.
@@ -329,6 +331,7 @@ message! {
         /// Of those, how many have no record.
         lost: u64,
         /// There may have been more: what guards does not say how many it kept back.
+        #[serde(default)]
         at_least: bool,
         /// Calls that the service answered.
         calls: u64,

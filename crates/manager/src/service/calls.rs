@@ -1,6 +1,6 @@
 //! One call: from its text to its answer.
 
-use std::{os::fd::OwnedFd, sync::Arc};
+use std::{borrow::Cow, os::fd::OwnedFd, sync::Arc};
 
 use portcullis_client::api::{self, INTERFACE};
 use portcullis_spec::{Iova, Pasid};
@@ -22,7 +22,9 @@ pub(super) const BATCH_LIMIT: usize = 1 << 14;
 
 #[derive(Deserialize)]
 struct Call<'a> {
-    method: &'a str,
+    /// Escapes in it are spelled out.
+    #[serde(borrow)]
+    method: Cow<'a, str>,
     #[serde(borrow)]
     parameters: Option<&'a serde_json::value::RawValue>,
     #[serde(default)]
@@ -43,8 +45,8 @@ pub(super) enum Then {
     Follow(api::Follow),
     /// Maps in steps, telling progress.
     Steps(Box<Steps>),
-    /// Closes: what came is not varlink.
-    Close,
+    /// Closes: what came is not varlink, and why.
+    Close(String),
 }
 
 /// A long mapping.
@@ -62,6 +64,8 @@ pub(super) enum Failure {
     Refused(Refusal),
     Memory(BadMemory),
     Limit(String),
+    /// What came is no call at all.
+    NoCall(String),
     /// Name of the parameter, or what is wrong with the parameters.
     Parameter(String),
     NoMethod(String),
@@ -110,6 +114,7 @@ pub(super) fn complain(out: &mut Vec<u8>, failure: &Failure) {
         Failure::Refused(refusal) => own(refusal.name(), refusal.to_string()),
         Failure::Memory(bad) => own("BadMemory", bad.to_string()),
         Failure::Limit(message) => own("Limit", message.clone()),
+        Failure::NoCall(message) => own("BadCall", message.clone()),
         Failure::Parameter(parameter) => {
             ("org.varlink.service.InvalidParameter".into(), serde_json::json!({ "parameter": parameter }))
         }
@@ -141,9 +146,9 @@ impl Service {
         out: &mut Vec<u8>,
     ) -> Then {
         self.calls.set(self.calls.get() + 1);
-        let Ok(call) = serde_json::from_slice::<Call<'_>>(text) else {
-            tracing::debug!(peer = ?session.peer, "closed: not a varlink call");
-            return Then::Close;
+        let call = match serde_json::from_slice::<Call<'_>>(text) {
+            Ok(call) => call,
+            Err(error) => return Then::Close(error.to_string()),
         };
         if call.upgrade {
             complain(out, &Failure::Parameter("upgrade".into()));
@@ -171,7 +176,7 @@ impl Service {
     ) -> Result<Then, Failure> {
         let parameters = call.parameters.map_or("{}", serde_json::value::RawValue::get);
         let Some((interface, method)) = call.method.rsplit_once('.') else {
-            return Err(Failure::NoMethod(call.method.into()));
+            return Err(Failure::NoMethod(call.method.clone().into_owned()));
         };
         match interface {
             INTERFACE => {}

@@ -42,8 +42,8 @@ enum Ended {
     Io(#[from] io::Error),
     #[error("did not read its answers for {PATIENCE:?}")]
     Slow,
-    #[error("what came was not a varlink call")]
-    NotVarlink,
+    #[error("what came was not a varlink call: {0}")]
+    NotVarlink(String),
     #[error("too many bytes of unfinished messages from this user")]
     Budget,
 }
@@ -51,12 +51,27 @@ enum Ended {
 /// Serves a connection to its end, then releases what its client had.
 pub(super) async fn serve(service: Rc<Service>, stream: UnixStream, mut session: Session) {
     let ended = talk(&service, &stream, &mut session).await;
-    if let Err(why) = ended
+    if let Err(why) = &ended
         && !matches!(why, Ended::Frame(FrameError::Closed))
     {
+        let text = why.to_string();
+        match why {
+            Ended::NotVarlink(_) => last_words(&stream, &Failure::NoCall(text)),
+            Ended::Frame(FrameError::TooLong(_) | FrameError::TooManyDescriptors) | Ended::Budget => {
+                last_words(&stream, &Failure::Limit(text));
+            }
+            Ended::Frame(_) | Ended::Io(_) | Ended::Slow => {}
+        }
         tracing::info!(CLIENT = session.policy.name, PEER_PID = session.peer.pid, "connection ended: {why}");
     }
     service.goodbye(&session);
+}
+
+/// Says why a connection ends, if there is room for it; nobody waits for one who misbehaves.
+pub(super) fn last_words(stream: &UnixStream, failure: &Failure) {
+    let mut out = Vec::new();
+    complain(&mut out, failure);
+    let _ = frame::send(stream.as_fd(), &out, &[]);
 }
 
 async fn talk(service: &Rc<Service>, stream: &UnixStream, session: &mut Session) -> Result<(), Ended> {
@@ -83,9 +98,9 @@ async fn talk(service: &Rc<Service>, stream: &UnixStream, session: &mut Session)
                     flush(stream, &mut out, &[]).await?;
                     return follow(service, stream, session, &which, frames).await;
                 }
-                Then::Close => {
+                Then::Close(why) => {
                     flush(stream, &mut out, &[]).await?;
-                    return Err(Ended::NotVarlink);
+                    return Err(Ended::NotVarlink(why));
                 }
             }
             turn += 1;
@@ -121,9 +136,6 @@ async fn fill(
             return Ok(());
         }
         if !held.set(frames.pending()) {
-            let mut out = Vec::new();
-            complain(&mut out, &Failure::Limit(Ended::Budget.to_string()));
-            flush(stream, &mut out, &[]).await?;
             return Err(Ended::Budget);
         }
     }

@@ -18,7 +18,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-use super::{Inherited, Peer, Service, Settings, connection, systemd, watch::watch};
+use super::{Inherited, Peer, Service, Settings, calls::Failure, connection, systemd, watch::watch};
 use crate::core::Core;
 
 /// Why the service ended, other than being told to.
@@ -176,7 +176,9 @@ fn greet(service: &Rc<Service>, stream: tokio::net::UnixStream) {
     let Ok(credentials) = stream.peer_cred() else { return };
     let peer = Peer { pid: credentials.pid().unwrap_or(0), uid: credentials.uid(), gid: credentials.gid() };
     let Some(place) = service.budget.place(peer.uid) else {
-        tracing::warn!(PEER_PID = peer.pid, "refused a connection: user {} has too many", peer.uid);
+        let why = format!("user {} has too many connections", peer.uid);
+        tracing::warn!(PEER_PID = peer.pid, "refused a connection: {why}");
+        connection::last_words(&stream, &Failure::Limit(why));
         return;
     };
     let session = service.session(peer);
