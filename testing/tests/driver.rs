@@ -186,3 +186,124 @@ mod on_smmuv3 {
 
     on_each_kind!(on_each_smmuv3, smmuv3, Smmuv3, Smmuv3Machine, Requester::Stream);
 }
+
+/// What QEMU's units do too: nothing there is known of a DMA but what it left behind.
+mod on_qemu {
+    use std::cell::Cell;
+
+    use portcullis_driver::Memory as _;
+    use portcullis_spec::PhysAddr;
+    use portcullis_testing::machine::qemu::{Board, QemuMachine};
+    use portcullis_testing::machine::ram::Ram;
+    use portcullis_testing::machine::{MachineError, Touch};
+    use portcullis_testing::qtest::QemuError;
+
+    use super::*;
+
+    /// Guests use memory in blocks of this size.
+    const BLOCK: u64 = 1 << 16;
+
+    /// QEMU, of which only the last engine takes part: the others reach 32 bits only.
+    struct QemuBench<'m> {
+        takes_directories_for_physical: bool,
+        machine: &'m QemuMachine,
+        /// The guest's memory.
+        guest: Cell<(PhysAddr, u64)>,
+    }
+
+    impl Bench for QemuBench<'_> {
+        type Memory = Ram;
+
+        fn memory(&self) -> &Ram {
+            self.machine.ram()
+        }
+
+        fn guest_memory(&self, bytes: u64) -> PhysAddr {
+            let base = self.memory().allocate(bytes, bytes).unwrap();
+            self.guest.set((base, bytes));
+            base
+        }
+
+        fn takes_directories_for_physical(&self) -> bool {
+            self.takes_directories_for_physical
+        }
+
+        fn sends_pasids(&self) -> bool {
+            false
+        }
+
+        fn devices(&self) -> [Requester; 2] {
+            [0, 1].map(|engine| self.machine.requesters()[engine])
+        }
+
+        fn strangers(&self) -> [Requester; 3] {
+            [4, 2, 3].map(|engine| self.machine.requesters()[engine])
+        }
+
+        /// Reads, and writes zeros where it read: what it read says where that was.
+        fn dma(
+            &self,
+            requester: Requester,
+            pasid: Option<Pasid>,
+            address: u64,
+            _: bool,
+        ) -> Result<u64, Refused> {
+            assert_eq!((requester, pasid), (self.strangers()[0], None));
+            let (base, bytes) = self.guest.get();
+            let places = (base.0..base.0 + bytes).step_by(BLOCK as usize);
+            let places = places.map(|block| PhysAddr(block + address % 4096)).collect::<Vec<_>>();
+            for (place, value) in places.iter().zip(1..) {
+                self.memory().put_token(*place, value);
+            }
+            let Some(index) = self.machine.touch(Touch { read: address, write: address }).checked_sub(1)
+            else {
+                return Err(Refused);
+            };
+            let place = places[usize::from(index)];
+            assert_eq!(self.memory().load32(place), 0, "read there, and not written");
+            Ok(place.0)
+        }
+
+        fn live_blocks(&self) -> usize {
+            unreachable!("no such test")
+        }
+
+        fn pass(&self, _: Duration) {
+            unreachable!("no such test")
+        }
+    }
+
+    fn started(board: &Board, requester: fn(u16) -> Requester) -> Option<QemuMachine> {
+        match QemuMachine::start(board, requester) {
+            Err(MachineError::Qemu(QemuError::Absent { program })) => {
+                println!("skipped: {program} is not installed");
+                None
+            }
+            other => Some(other.unwrap()),
+        }
+    }
+
+    macro_rules! nested {
+        ($name:ident, $architecture:ident, $driver:ident, $stages:expr, $physical:expr) => {
+            #[test]
+            fn $name() {
+                let board = $architecture::board($stages);
+                let Some(machine) = started(&board, $architecture::requester) else { return };
+                let unit = Unit::new($driver::start(&machine, machine.ram(), Default::default()).unwrap());
+                unit.enable().unwrap();
+                let bench = QemuBench {
+                    takes_directories_for_physical: $physical,
+                    machine: &machine,
+                    guest: Cell::default(),
+                };
+                crate::behaviour::nested_domains_stand_on_their_parent(&bench, &unit);
+                crate::behaviour::directories_that_do_not_fit_are_refused(&bench, &unit);
+                unit.shut_down().unwrap();
+                machine.health().unwrap();
+                assert_eq!(machine.ram().bytes_in_use(), 0);
+            }
+        };
+    }
+    nested!(nested_domains_stand_on_their_parent_on_smmuv3, smmuv3, Smmuv3, smmuv3::Stages::Nested, false);
+    nested!(nested_domains_stand_on_their_parent_on_riscv, riscv, Riscv, riscv::Stages::Both, true);
+}

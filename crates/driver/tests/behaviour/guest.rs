@@ -6,6 +6,8 @@ use portcullis_spec::{
     DescriptorLayout, DirectoryFormat, Granule, Ipa, PagingFormat, Pasid, PhysAddr, Stage, StageRules,
 };
 
+use super::Bench;
+
 /// Bytes of the guest's memory, from its address 0 on.
 pub(crate) const BYTES: u64 = 1 << 20;
 /// Everything in it lies in a block of its own, as large as the largest granule.
@@ -23,11 +25,15 @@ const PAGE_NUMBER: u64 = 5;
 pub(crate) struct Guest<'m, M: Memory> {
     memory: &'m M,
     base: u64,
+    /// The guest address of the directory's block 0.
+    directory: u64,
 }
 
 impl<'m, M: Memory> Guest<'m, M> {
-    pub(crate) fn new(memory: &'m M) -> Self {
-        Self { memory, base: memory.allocate(BYTES, BYTES).unwrap().0 }
+    pub(crate) fn new(bench: &'m impl Bench<Memory = M>) -> Self {
+        let base = bench.guest_memory(BYTES).0;
+        let directory = if bench.takes_directories_for_physical() { base } else { 0 };
+        Self { memory: bench.memory(), base, directory }
     }
 
     pub(crate) fn base(&self) -> PhysAddr {
@@ -95,7 +101,7 @@ impl<'m, M: Memory> Guest<'m, M> {
 
     /// The directory's root.
     pub(crate) fn directory(&self) -> Ipa {
-        Ipa(DIRECTORY[0])
+        Ipa(self.directory + DIRECTORY[0])
     }
 
     /// The highest PASID that a directory of this format has room for here.
@@ -144,7 +150,7 @@ impl<'m, M: Memory> Guest<'m, M> {
                     DescriptorLayout::TwoLevel4K => 6,
                     DescriptorLayout::TwoLevel64K => 10,
                 };
-                self.store(DIRECTORY[0] + 8 * (number >> bits), DIRECTORY[1] | 1);
+                self.store(DIRECTORY[0] + 8 * (number >> bits), self.directory + DIRECTORY[1] | 1);
                 DIRECTORY[1] + 64 * (number & ((1 << bits) - 1))
             }
             // RISC-V IOMMU 2.2: 8, 9 and 3 bits of the process_id, from the leaf up; entries hold V and the page.
@@ -152,7 +158,8 @@ impl<'m, M: Memory> Guest<'m, M> {
                 let indexes = [number & 0xff, number >> 8 & 0x1ff, number >> 17];
                 let mut table = 0;
                 for level in (1..usize::from(levels)).rev() {
-                    self.store(DIRECTORY[table] + 8 * indexes[level], DIRECTORY[table + 1] >> 12 << 10 | 1);
+                    let next = self.directory + DIRECTORY[table + 1];
+                    self.store(DIRECTORY[table] + 8 * indexes[level], next >> 12 << 10 | 1);
                     table += 1;
                 }
                 DIRECTORY[table] + 16 * indexes[0]

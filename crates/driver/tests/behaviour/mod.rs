@@ -23,8 +23,18 @@ pub(crate) trait Bench {
     /// What its memory is.
     type Memory: Memory;
 
-    /// Its memory, of which a guest can have some.
+    /// Its memory.
     fn memory(&self) -> &Self::Memory;
+
+    /// Memory for a guest.
+    fn guest_memory(&self, bytes: u64) -> PhysAddr {
+        self.memory().allocate(bytes, bytes).unwrap()
+    }
+
+    /// Whether the unit reads directories at guest addresses as if these were physical, as QEMU 10.0.2 does (docs/oracles.md).
+    fn takes_directories_for_physical(&self) -> bool {
+        false
+    }
 
     /// Whether its devices can send PASIDs.
     fn sends_pasids(&self) -> bool {

@@ -8,7 +8,7 @@ use portcullis_spec::{
 };
 
 use super::guest::{BYTES, Guest};
-use super::{Bench, domain_of};
+use super::{Bench, domain_of, scaled};
 
 /// Beyond what any table of a guest's is used for: a multiple of 4 that leaves 8 divided by 128.
 const OFFSET: u64 = 0x808;
@@ -24,6 +24,15 @@ struct Host<'t, A: Architecture, B: Bench> {
 }
 
 impl<A: Architecture, B: Bench> Host<'_, A, B> {
+    /// Lets the guest reach a part of its memory, page by page: QEMU does not know the larger ones of Svnapot.
+    fn give(&self, guest: &Guest<'_, B::Memory>, first: u64, bytes: u64) {
+        let page = scaled(self.unit)(0x1000);
+        for address in (first..first + bytes).step_by(page as usize) {
+            let physical = PhysAddr(guest.base().0 + address);
+            self.parent.map(Iova(address), physical, page, Access::READ_WRITE).unwrap();
+        }
+    }
+
     fn dma(&self, pasid: Option<Pasid>, address: u64, write: bool) -> Option<u64> {
         self.bench.dma(self.device, pasid, address + OFFSET, write).ok()
     }
@@ -123,8 +132,7 @@ impl<A: Architecture, B: Bench> Host<'_, A, B> {
         let between = last.and_then(|fault| fault.ipa).map(|ipa| ipa.0 & !0xfff);
         assert!(between.is_none() || between == Some(guest.data_page(0)), "{last:?}");
         assert_eq!(last.map(|fault| fault.requester), Some(self.device));
-        let data = (Iova(guest.data_page(0)), PhysAddr(guest.data(0)));
-        self.parent.map(data.0, data.1, 1 << 16, Access::READ_WRITE).unwrap();
+        self.give(guest, guest.data_page(0), 1 << 16);
         assert_eq!(self.dma(None, address, true), there);
         assert_eq!(nested.map(Iova(0), PhysAddr(0), page, Access::READ), Err(Error::NoMappings));
     }
@@ -147,9 +155,9 @@ pub(crate) fn nested_domains_stand_on_their_parent<A: Architecture>(bench: &impl
     // The PASIDs of a guest's directory are none of the host's.
     unit.add_device(Device::new(device)).unwrap();
     for parent in features.formats.iter().filter(|format| format.parent).map(|format| format.shape) {
-        let guest = Guest::new(bench.memory());
+        let guest = Guest::new(bench);
         let host = Host { bench, unit, device, parent: domain_of(unit, parent) };
-        host.parent.map(Iova(0), guest.base(), BYTES, Access::READ_WRITE).unwrap();
+        host.give(&guest, 0, BYTES);
         for shape in first_stages(parent, &features.nested) {
             if features.nested.contains(&shape) {
                 let tables = guest.write_tables(0, shape);
