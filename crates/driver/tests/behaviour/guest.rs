@@ -150,7 +150,7 @@ impl<'m, M: Memory> Guest<'m, M> {
                     DescriptorLayout::TwoLevel4K => 6,
                     DescriptorLayout::TwoLevel64K => 10,
                 };
-                self.store(DIRECTORY[0] + 8 * (number >> bits), self.directory + DIRECTORY[1] | 1);
+                self.store(DIRECTORY[0] + 8 * (number >> bits), (self.directory + DIRECTORY[1]) | 1);
                 DIRECTORY[1] + 64 * (number & ((1 << bits) - 1))
             }
             // RISC-V IOMMU 2.2: 8, 9 and 3 bits of the process_id, from the leaf up; entries hold V and the page.
