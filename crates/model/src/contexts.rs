@@ -4,17 +4,19 @@
 //! are for those who fill and invalidate: by requester and by the tags of what is cached, so that an invalidation costs what
 //! it names.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 use portcullis_spec::{
-    Context, ContextScope, DomainTag, Pasid, PciAddress, Requester, SpaceTag, Tags, TranslationScope,
+    Context, ContextScope, DomainTag, Pasid, PciAddress, Requester, SpaceTag, TranslationScope,
 };
 
 use crate::engine::Inside;
 use crate::rcu::Rcu;
 use crate::space::{Budget, Space, SpaceKey};
+use crate::translate::Stages;
 
 /// What an architecture's look-up comes to.
 #[derive(Clone, Copy, Debug)]
@@ -38,7 +40,7 @@ pub struct Cached<N> {
 }
 
 /// Who sends: what contexts are looked up by.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Sender {
     /// Who sends.
     pub requester: Requester,
@@ -48,6 +50,12 @@ pub struct Sender {
 
 /// A sender and one of the two halves of its address space.
 type Half = (Sender, bool);
+
+/// The first half in any order.
+const LOWEST: Half = {
+    let requester = Requester::Pci(PciAddress { segment: 0, requester_id: 0 });
+    (Sender { requester, pasid: None }, false)
+};
 
 /// A sender's cached contexts.
 pub struct Binding<N> {
@@ -67,7 +75,9 @@ impl<N: Send + Sync + 'static> Binding<N> {
 
 /// What invalidations by tag find a cached context under: its domain (none where it is blocked) and the PASID that it
 /// was found for (none where that is not known).
-fn filed_under<N>(cached: &Cached<N>) -> (Option<DomainTag>, Option<Pasid>) {
+type Filed = (Option<DomainTag>, Option<Pasid>);
+
+fn filed_under<N>(cached: &Cached<N>) -> Filed {
     let domain = match &cached.resolved.context {
         Context::Blocked(_) => None,
         Context::Bypass { tags, .. } | Context::OneStage { tags, .. } | Context::TwoStages { tags, .. } => {
@@ -85,8 +95,10 @@ struct Index<N> {
     count: usize,
     /// How many bindings there may be before the unused are dropped.
     limit: usize,
-    /// The halves whose context is cached, by tags.
-    filed: HashMap<Option<DomainTag>, HashMap<Option<Pasid>, HashSet<Half>>>,
+    /// The halves whose context is cached, in the order of what invalidations by tag find them under.
+    filed: BTreeSet<(Filed, Half)>,
+    /// The spaces of contexts that were forgotten since somebody last asked.
+    departed: Vec<Arc<Space>>,
 }
 
 impl<N: Send + Sync + 'static> Index<N> {
@@ -97,17 +109,11 @@ impl<N: Send + Sync + 'static> Index<N> {
     /// Forgets the context of one half.
     fn forget(&mut self, binding: &Binding<N>, upper: bool, inside: &Inside<'_>) {
         let Some(cached) = binding.context(upper, inside) else { return };
-        let (domain, pasid) = filed_under(cached);
-        if let Some(pasids) = self.filed.get_mut(&domain) {
-            if let Some(halves) = pasids.get_mut(&pasid) {
-                halves.remove(&(binding.sender, upper));
-                if halves.is_empty() {
-                    pasids.remove(&pasid);
-                }
-            }
-            if pasids.is_empty() {
-                self.filed.remove(&domain);
-            }
+        self.filed.remove(&(filed_under(cached), (binding.sender, upper)));
+        if let Some(space) = &cached.space
+            && self.departed.last().is_none_or(|last| !Arc::ptr_eq(last, space))
+        {
+            self.departed.push(Arc::clone(space));
         }
         if let Some(retired) = binding.halves[usize::from(upper)].swap(None) {
             inside.gate.retire(retired);
@@ -132,10 +138,13 @@ impl<N: Send + Sync + 'static> Index<N> {
     fn of_domain(&self, domain: DomainTag, pasid: Option<Pasid>) -> Vec<Half> {
         let mut found = Vec::new();
         for domain in [Some(domain), None] {
-            let Some(pasids) = self.filed.get(&domain) else { continue };
-            match pasid {
-                None => found.extend(pasids.values().flatten()),
-                known => found.extend([known, None].iter().filter_map(|pasid| pasids.get(pasid)).flatten()),
+            let ranges = match pasid {
+                None => [Some(((domain, None), (domain, Some(Pasid::MAX)))), None],
+                known => [None, known].map(|pasid| Some(((domain, pasid), (domain, pasid)))),
+            };
+            for (first, last) in ranges.into_iter().flatten() {
+                let from = self.filed.range((first, LOWEST)..);
+                found.extend(from.take_while(|(filed, _)| *filed <= last).map(|(_, half)| *half));
             }
         }
         found
@@ -174,12 +183,20 @@ pub(crate) struct Contexts<N> {
     /// Counts invalidations. A fill reads it before its first table read, and is dropped unless it still stands: a
     /// look-up that races an invalidation keeps nothing.
     generation: AtomicU64,
+    /// Whether spaces were left.
+    has_departed: AtomicBool,
 }
 
 impl<N: Send + Sync + 'static> Default for Contexts<N> {
     fn default() -> Self {
-        let index = Index { bindings: HashMap::new(), count: 0, limit: FEW, filed: HashMap::new() };
-        Self { index: Mutex::new(index), generation: AtomicU64::new(0) }
+        let index = Index {
+            bindings: HashMap::new(),
+            count: 0,
+            limit: FEW,
+            filed: BTreeSet::new(),
+            departed: Vec::new(),
+        };
+        Self { index: Mutex::new(index), generation: AtomicU64::new(0), has_departed: AtomicBool::new(false) }
     }
 }
 
@@ -203,6 +220,17 @@ impl<N: Send + Sync + 'static> Contexts<N> {
         binding
     }
 
+    /// The spaces of contexts that were forgotten since this was last asked.
+    pub(crate) fn departed(&self) -> Vec<Arc<Space>> {
+        // Drains are many, and few of them follow an invalidation of contexts.
+        if !self.has_departed.load(Ordering::Acquire) {
+            return Vec::new();
+        }
+        let mut index = self.index();
+        self.has_departed.store(false, Ordering::Relaxed);
+        core::mem::take(&mut index.departed)
+    }
+
     /// The present generation, to be read before tables are.
     pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Ordering::SeqCst)
@@ -224,8 +252,7 @@ impl<N: Send + Sync + 'static> Contexts<N> {
             return;
         }
         index.forget(binding, upper, inside);
-        let (domain, pasid) = filed_under(cached);
-        index.filed.entry(domain).or_default().entry(pasid).or_default().insert((binding.sender, upper));
+        index.filed.insert((filed_under(cached), (binding.sender, upper)));
         if let Some(retired) = binding.halves[usize::from(upper)].swap(Some(Arc::clone(cached))) {
             inside.gate.retire(retired);
         }
@@ -237,7 +264,7 @@ impl<N: Send + Sync + 'static> Contexts<N> {
         let mut index = self.index();
         match *scope {
             ContextScope::All => {
-                let all = index.filed.values().flat_map(HashMap::values).flatten().copied().collect();
+                let all = index.filed.iter().map(|(_, half)| *half).collect();
                 index.forget_halves(all, inside);
             }
             ContextScope::Domain(domain) => {
@@ -279,6 +306,7 @@ impl<N: Send + Sync + 'static> Contexts<N> {
                 }
             }
         }
+        self.has_departed.store(!index.departed.is_empty(), Ordering::Release);
     }
 }
 
@@ -324,42 +352,96 @@ pub(crate) struct Spaces {
     budget: Arc<Budget>,
 }
 
+/// What spaces are found under: tags, and where their tables begin.
+type Filing = (DomainTag, Option<SpaceTag>, [u64; 2]);
+
+fn filing(key: &SpaceKey) -> Filing {
+    let roots = match &key.stages {
+        Stages::One { only, .. } => [only.stage.root.0, 0],
+        Stages::Two { first, second } => [first.stage.root.0, second.stage.root.0],
+    };
+    (key.tags.domain, key.tags.space, roots)
+}
+
+/// Spaces without a context that are kept, for contexts come back: a guest that invalidates all contexts has not changed its tables.
+const IDLE: usize = 64;
+
 #[derive(Default)]
 struct SpaceIndex {
-    by_key: HashMap<SpaceKey, Arc<Space>>,
-    by_tags: HashMap<DomainTag, HashMap<Option<SpaceTag>, Vec<Arc<Space>>>>,
+    /// In the order of what invalidations name. Those that share tags and tables differ in rules or formats, of which there are few.
+    spaces: BTreeMap<Filing, Vec<Arc<Space>>>,
+    count: usize,
     /// How many there may be before the unused are dropped.
     limit: usize,
+    /// Those that contexts left, the oldest first. They may have come back.
+    idle: VecDeque<Weak<Space>>,
 }
 
 impl SpaceIndex {
     fn insert(&mut self, space: &Arc<Space>) {
-        let Tags { domain, space: tag } = space.key.tags;
-        self.by_key.insert(space.key, Arc::clone(space));
-        self.by_tags.entry(domain).or_default().entry(tag).or_default().push(Arc::clone(space));
+        self.spaces
+            .entry(filing(&space.key))
+            .or_insert_with(|| Vec::with_capacity(1))
+            .push(Arc::clone(space));
+        self.count += 1;
     }
 
     /// Forgets the spaces that nobody but this index knows.
     fn prune(&mut self) {
-        self.by_tags.clear();
-        for space in core::mem::take(&mut self.by_key).into_values() {
-            // This loop holds one reference itself.
-            if Arc::strong_count(&space) > 1 {
-                self.insert(&space);
+        self.spaces.retain(|_, spaces| {
+            spaces.retain(|space| Arc::strong_count(space) > 1);
+            !spaces.is_empty()
+        });
+        self.count = self.spaces.values().map(Vec::len).sum();
+        self.limit = FEW.max(2 * self.count);
+    }
+
+    /// Forgets the spaces that have been idle for longest, where there are too many.
+    fn prune_idle(&mut self) {
+        while self.idle.len() > IDLE {
+            let Some(space) = self.idle.pop_front().and_then(|space| space.upgrade()) else { continue };
+            // This index knows it, and so do we.
+            if Arc::strong_count(&space) > 2 {
+                continue;
+            }
+            if let Entry::Occupied(mut entry) = self.spaces.entry(filing(&space.key)) {
+                let before = entry.get().len();
+                entry.get_mut().retain(|known| !Arc::ptr_eq(known, &space));
+                self.count -= before - entry.get().len();
+                if entry.get().is_empty() {
+                    entry.remove();
+                }
+            }
+            if let Some(second) = space.second() {
+                self.idle.push_back(Arc::downgrade(second));
             }
         }
-        self.limit = FEW.max(2 * self.by_key.len());
     }
 
     /// The space that `key` identifies: the one that others use already, or a new one.
     fn space(&mut self, key: SpaceKey, budget: &Arc<Budget>, retaining: bool) -> Arc<Space> {
-        if let Some(space) = self.by_key.get(&key) {
+        let known = self.spaces.get(&filing(&key)).and_then(|spaces| spaces.iter().find(|it| it.key == key));
+        if let Some(space) = known {
             return Arc::clone(space);
         }
         let second = key.second().map(|key| self.space(key, budget, retaining));
         let space = Arc::new(Space::new(key, second, budget, retaining));
         self.insert(&space);
         space
+    }
+
+    /// Those that a scope may mean by its tags.
+    fn meant(&self, domain: DomainTag, space: Option<SpaceTag>) -> impl Iterator<Item = &Arc<Space>> {
+        const ALL: [u64; 2] = [u64::MAX; 2];
+        let without = (domain, None, [0; 2])..=(domain, None, ALL);
+        let tagged = match space {
+            Some(space) => (domain, Some(space), [0; 2])..=(domain, Some(space), ALL),
+            None => (domain, Some(SpaceTag(0)), [0; 2])..=(domain, Some(SpaceTag(u32::MAX)), ALL),
+        };
+        [without, tagged]
+            .into_iter()
+            .flat_map(|range| self.spaces.range(range))
+            .flat_map(|(_, spaces)| spaces)
     }
 }
 
@@ -372,24 +454,86 @@ impl Spaces {
     /// The space that `key` identifies.
     pub(crate) fn space(&self, key: SpaceKey, retaining: bool) -> Arc<Space> {
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
-        if index.by_key.len() >= index.limit {
+        if index.count >= index.limit {
             index.prune();
         }
         index.space(key, &self.budget, retaining)
     }
 
+    /// Contexts left these spaces: the last that nobody has come back to stay for a while, the others go.
+    pub(crate) fn leave(&self, departed: Vec<Arc<Space>>) {
+        if departed.is_empty() {
+            return;
+        }
+        let idle: Vec<_> = departed.iter().map(Arc::downgrade).collect();
+        drop(departed);
+        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        index.idle.extend(idle);
+        index.prune_idle();
+    }
+
+    /// How many there are.
+    #[cfg(test)]
+    pub(crate) fn count(&self) -> usize {
+        self.index.read().unwrap_or_else(PoisonError::into_inner).count
+    }
+
     /// Forgets translations.
     pub(crate) fn invalidate(&self, scope: &TranslationScope, inside: &Inside<'_>) {
         let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
-        let each = |spaces: &Vec<Arc<Space>>| spaces.iter().for_each(|space| space.invalidate(scope, inside));
-        let Some(domain) = scope.domain else {
-            index.by_key.values().for_each(|space| space.invalidate(scope, inside));
-            return;
-        };
-        let Some(of_domain) = index.by_tags.get(&domain) else { return };
-        match scope.space {
-            None => of_domain.values().for_each(each),
-            tagged => [tagged, None].iter().filter_map(|tag| of_domain.get(tag)).for_each(each),
+        match scope.domain {
+            Some(domain) => {
+                index.meant(domain, scope.space).for_each(|space| space.invalidate(scope, inside));
+            }
+            None => index.spaces.values().flatten().for_each(|space| space.invalidate(scope, inside)),
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use portcullis_pagetable::AnyFormat;
+    use portcullis_spec::{PagingFormat, PhysAddr, Stage, StageNumber, StageRules, Tags};
+
+    use super::*;
+    use crate::translate::FormattedStage;
+
+    fn key(root: u64, domain: u32) -> SpaceKey {
+        let format = PagingFormat::VtdSecondStage { levels: 4 };
+        let stage = Stage { format, root: PhysAddr(root), rules: StageRules::empty(), input_bits: 48 };
+        let only = FormattedStage { stage, format: AnyFormat::try_from(format).unwrap() };
+        let tags = Tags { domain: DomainTag(domain), space: None };
+        SpaceKey { tags, stages: Stages::One { only, number: StageNumber::Second } }
+    }
+
+    #[test]
+    fn spaces_that_contexts_left_go_but_for_the_last() {
+        let spaces = Spaces::new(Budget::new(1 << 20));
+        let used = spaces.space(key(0x1000, 7), false);
+        for root in 1..=1000u64 {
+            let space = spaces.space(key(root << 12, 1), false);
+            spaces.leave(vec![space]);
+            // A space that is in use does not go because one of its contexts did.
+            spaces.leave(vec![Arc::clone(&used)]);
+        }
+        assert!(spaces.count() <= IDLE + 1, "{}", spaces.count());
+        assert!(Arc::ptr_eq(&used, &spaces.space(key(0x1000, 7), false)));
+        // The last is still there for a context that comes back.
+        let index = spaces.index.read().unwrap();
+        let known = |root| index.spaces.contains_key(&filing(&key(root, 1)));
+        assert!(known(1000 << 12) && !known(1 << 12));
+    }
+
+    #[test]
+    fn an_invalidation_finds_the_spaces_that_its_tags_name() {
+        let spaces = Spaces::new(Budget::new(1 << 20));
+        let made: Vec<_> = (0..8).map(|domain| spaces.space(key(0x1000, domain), false)).collect();
+        let index = spaces.index.read().unwrap();
+        for (domain, space) in (0..8).zip(&made) {
+            let meant: Vec<_> = index.meant(DomainTag(domain), None).collect();
+            assert!(meant.len() == 1 && Arc::ptr_eq(meant[0], space));
+            let meant: Vec<_> = index.meant(DomainTag(domain), Some(SpaceTag(3))).collect();
+            assert!(meant.len() == 1 && Arc::ptr_eq(meant[0], space), "without a tag it may be any");
         }
     }
 }

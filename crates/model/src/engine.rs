@@ -363,6 +363,7 @@ impl<A: Architecture> Engine<A> {
     /// Waits until no device thread uses, or can still keep, anything that was invalidated before.
     pub fn drain(&self) {
         self.pins.drain_behind(&self.gate);
+        self.spaces.leave(self.contexts.departed());
     }
 
     /// Does something inside the guard, as a transaction is done: short, and waiting for nothing.

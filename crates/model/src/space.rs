@@ -101,6 +101,11 @@ impl Space {
         Self { key, leaf, leaves, second, refusals, retained }
     }
 
+    /// Where a nested space goes on.
+    pub(crate) fn second(&self) -> Option<&Arc<Self>> {
+        self.second.as_ref()
+    }
+
     /// What is known of `input`'s translation without a walk. Refusals are kept where `caching` says that the unit may; what
     /// `redirect` says never is.
     #[inline(always)]

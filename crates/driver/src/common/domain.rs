@@ -71,8 +71,43 @@ struct Sites {
     tag: Option<DomainTag>,
     /// Attachments that use the tag.
     users: usize,
-    /// Tags, and whether another stage stands before this domain's; by how many attachments.
-    tags: BTreeMap<(DomainTag, Option<SpaceTag>, bool), usize>,
+    tags: Counted,
+}
+
+/// Tags, and whether another stage stands before this domain's.
+type Site = (DomainTag, Option<SpaceTag>, bool);
+
+/// Sites, by how many attachments. Most domains have one, and many domains there may be.
+#[derive(Default)]
+struct Counted {
+    one: Option<(Site, usize)>,
+    others: BTreeMap<Site, usize>,
+}
+
+impl Counted {
+    fn count_in(&mut self, site: Site) {
+        match &mut self.one {
+            Some((one, count)) if *one == site => *count += 1,
+            None if !self.others.contains_key(&site) => self.one = Some((site, 1)),
+            _ => *self.others.entry(site).or_default() += 1,
+        }
+    }
+
+    fn count_out(&mut self, site: Site) {
+        if let Some((_, count)) = self.one.as_mut().filter(|(one, _)| *one == site) {
+            *count -= 1;
+            self.one = self.one.filter(|(_, count)| *count != 0);
+        } else if let Some(count) = self.others.get_mut(&site) {
+            *count -= 1;
+            if *count == 0 {
+                self.others.remove(&site);
+            }
+        }
+    }
+
+    fn sites(&self) -> impl Iterator<Item = &Site> {
+        self.one.iter().map(|(site, _)| site).chain(self.others.keys())
+    }
 }
 
 pub(crate) struct DomainInner<A: Architecture> {
@@ -125,36 +160,28 @@ impl<A: Architecture> DomainInner<A> {
             sites.tag = Some(tag);
             sites.users += 1;
             let tags = self.unit.architecture.tags(tag, pasid, stages);
-            *sites.tags.entry((tags.domain, tags.space, false)).or_default() += 1;
+            sites.tags.count_in((tags.domain, tags.space, false));
             Ok::<_, Error>((tags, unused))
         })?;
         if let Some(unused) = unused {
             self.unit.release_tag(unused);
         }
         if let Kind::Nested { parent, .. } = &self.kind {
-            parent.0.sites.with(|sites| *sites.tags.entry((tags.domain, tags.space, true)).or_default() += 1);
+            parent.0.sites.with(|sites| sites.tags.count_in((tags.domain, tags.space, true)));
         }
         Ok(tags)
     }
 
     /// Counts an attachment out, after everything cached under its tags for it was forgotten.
     pub(crate) fn leave(&self, tags: Tags) {
-        fn count_out<K: Ord>(map: &mut BTreeMap<K, usize>, key: K) {
-            if let Some(count) = map.get_mut(&key) {
-                *count -= 1;
-                if *count == 0 {
-                    map.remove(&key);
-                }
-            }
-        }
         if let Kind::Blocking { .. } = self.kind {
             return;
         }
         if let Kind::Nested { parent, .. } = &self.kind {
-            parent.0.sites.with(|sites| count_out(&mut sites.tags, (tags.domain, tags.space, true)));
+            parent.0.sites.with(|sites| sites.tags.count_out((tags.domain, tags.space, true)));
         }
         let unused = self.sites.with(|sites| {
-            count_out(&mut sites.tags, (tags.domain, tags.space, false));
+            sites.tags.count_out((tags.domain, tags.space, false));
             sites.users -= 1;
             if sites.users == 0 { sites.tag.take() } else { None }
         });
@@ -199,7 +226,7 @@ impl<A: Architecture> DomainInner<A> {
         };
         self.sites.with(|sites| {
             let mut list = Vec::new();
-            for (domain, space, beneath) in sites.tags.keys() {
+            for (domain, space, beneath) in sites.tags.sites() {
                 let scope = TranslationScope {
                     stage: Some(stage),
                     domain: Some(*domain),

@@ -5,6 +5,7 @@
 //! memory. Invalidations that fail leave their batch here, with its ticket open; nothing turns a failure into a
 //! completion but a later success.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::time::Duration;
 
@@ -119,7 +120,7 @@ impl Batch {
 #[derive(Debug, Default)]
 pub(crate) struct Waiting {
     issued: u64,
-    waiting: Option<Batch>,
+    waiting: Option<Box<Batch>>,
     /// Oldest ticket of each batch that is being invalidated right now, and the range around it. As many as threads.
     travelling: Vec<(Ticket, Option<(Iova, Iova)>)>,
 }
@@ -142,7 +143,7 @@ impl Waiting {
         let mut batch = self.issue(now, tables, address);
         let ticket = batch.first;
         if let Some(waiting) = self.waiting.take() {
-            batch.absorb(table, waiting);
+            batch.absorb(table, *waiting);
         }
         self.travelling.push(batch.hull());
         (ticket, batch)
@@ -165,13 +166,13 @@ impl Waiting {
     fn put_back<M: Memory>(&mut self, table: &Table<M>, batch: Batch) {
         match &mut self.waiting {
             Some(waiting) => waiting.absorb(table, batch),
-            None => self.waiting = Some(batch),
+            None => self.waiting = Some(Box::new(batch)),
         }
     }
 
     /// Takes what waits, to invalidate it. It counts as travelling until [`Self::arrive`] or [`Self::wait`].
     pub(crate) fn depart(&mut self) -> Option<Batch> {
-        let batch = self.waiting.take()?;
+        let batch = *self.waiting.take()?;
         self.travelling.push(batch.hull());
         Some(batch)
     }

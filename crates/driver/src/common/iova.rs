@@ -65,8 +65,8 @@ pub struct IovaAllocator {
     shift: u8,
     /// First and last page of the window.
     window: (u64, u64),
-    /// Per log2 of pages, the first pages of the free blocks.
-    free: [BTreeSet<u64>; 64],
+    /// Per log2 of pages, as far as the window has room for them, the first pages of the free blocks.
+    free: Vec<BTreeSet<u64>>,
     /// First page to pages.
     allocated: BTreeMap<u64, u64>,
 }
@@ -90,7 +90,7 @@ impl IovaAllocator {
         let mut this = Self {
             shift,
             window: (low, end.saturating_sub(1)),
-            free: core::array::from_fn(|_| BTreeSet::new()),
+            free: (0..=end.max(1).ilog2()).map(|_| BTreeSet::new()).collect(),
             allocated: BTreeMap::new(),
         };
         if end > low {
@@ -118,7 +118,7 @@ impl IovaAllocator {
         let order = pages.checked_next_power_of_two().ok_or(exhausted)?.ilog2();
         let end = last.0.checked_add(1).map_or(1u64 << (64 - self.shift), |end| end >> self.shift);
         let highest = end.checked_sub(pages).ok_or(exhausted)?;
-        let candidates = (order..64).filter_map(|block_order| {
+        let candidates = (order..self.orders()).filter_map(|block_order| {
             let blocks = &self.free[block_order as usize];
             let block = match prefer {
                 Prefer::Low => blocks.first().filter(|block| **block <= highest),
@@ -179,7 +179,7 @@ impl IovaAllocator {
         let Some((from, to)) = self.clip(first, last) else { return Ok(()) };
         let mut overlapping = Vec::new();
         let mut covered = 0;
-        for order in 0..64u32 {
+        for order in 0..self.orders() {
             let length = 1u64 << order;
             for block in self.free[order as usize].range(from.saturating_sub(length - 1)..=to) {
                 let low = (*block).max(from);
@@ -217,6 +217,11 @@ impl IovaAllocator {
         self.allocated.len()
     }
 
+    /// How many sizes of blocks there may be.
+    fn orders(&self) -> u32 {
+        self.free.len() as u32
+    }
+
     /// The pages of the window that a byte range touches.
     fn clip(&self, first: Iova, last: Iova) -> Option<(u64, u64)> {
         let from = (first.0 >> self.shift).max(self.window.0);
@@ -235,7 +240,7 @@ impl IovaAllocator {
     }
 
     fn insert_block(&mut self, mut page: u64, mut order: u32) {
-        while order < 63 && self.free[order as usize].remove(&(page ^ (1 << order))) {
+        while order + 1 < self.orders() && self.free[order as usize].remove(&(page ^ (1 << order))) {
             page &= !(1 << order);
             order += 1;
         }

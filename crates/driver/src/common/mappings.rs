@@ -1,5 +1,6 @@
 //! A domain's mappings: its table, its addresses, what may not be mapped, and what waits to be invalidated.
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -26,7 +27,7 @@ pub(crate) struct Mappings<A: Architecture> {
     pub(super) dirty_tracking: bool,
     pub(super) reserved: Vec<Region>,
     pub(super) window: Option<(Iova, Iova)>,
-    pub(super) addresses: Option<<A::Platform as Platform>::Lock<IovaAllocator>>,
+    pub(super) addresses: Option<Box<<A::Platform as Platform>::Lock<IovaAllocator>>>,
     /// A handful.
     pub(super) regions: <A::Platform as Platform>::Lock<Vec<Held>>,
     pub(super) regions_turn: Turn<A::Platform>,
@@ -71,7 +72,7 @@ impl<A: Architecture> Mappings<A> {
                     }
                 }
             }
-            Lock::new(addresses)
+            Box::new(Lock::new(addresses))
         });
         Ok(Self {
             table: Some(table),
