@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Write},
-    os::fd::OwnedFd,
+    os::fd::{AsFd, OwnedFd},
     path::Path,
     sync::{Arc, mpsc},
     thread,
@@ -25,6 +25,7 @@ use portcullis_manager::{
     service::{Inherited, Policies, Settings, Who, serve},
 };
 use portcullis_spec::Pasid;
+use rustix::event::{EventfdFlags, eventfd};
 use serde::Serialize;
 
 use crate::{
@@ -61,6 +62,8 @@ struct Device {
     guest: String,
     does: &'static str,
     arrived: u64,
+    /// How often its guest was interrupted; not where the machine grants no interrupts.
+    interrupts: Option<u64>,
     refused: u64,
 }
 
@@ -80,7 +83,28 @@ struct Report {
 struct Guest {
     client: Client,
     devices: Vec<(String, OwnedFd)>,
+    /// Where each device's interrupts are counted, where it has any.
+    events: Vec<(String, OwnedFd)>,
     memory: SharedMemory,
+}
+
+/// Has a device's interrupt counted, where it can have one.
+fn interrupts(client: &mut Client, device: &str) -> Result<Option<OwnedFd>, Failure> {
+    if client.devices(Some(device))?.iter().all(|device| device.vectors == 0) {
+        return Ok(None);
+    }
+    let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(io::Error::from)?;
+    client.set_interrupts(device, &[event.as_fd()])?;
+    Ok(Some(event))
+}
+
+/// How often an event descriptor was signalled; 0 where it was not.
+fn count(event: &OwnedFd) -> u64 {
+    let mut count = [0; 8];
+    match rustix::io::read(event, &mut count) {
+        Ok(8) => u64::from_ne_bytes(count),
+        _ => 0,
+    }
 }
 
 impl Guest {
@@ -93,12 +117,15 @@ impl Guest {
         let number = client.add_memory(&memory)?.memory;
         let space = client.create_space()?;
         let mut claimed = Vec::new();
+        let mut granted_events = Vec::new();
         for device in devices {
             for (name, descriptor) in client.claim(device)? {
                 let none = || Failure::new(format!("{name} has no descriptor"));
                 claimed.push((name.clone(), descriptor.ok_or_else(none)?));
             }
             client.attach(space, device, None)?;
+            let events = interrupts(&mut client, device)?;
+            granted_events.extend(events.map(|event| (device.to_owned(), event)));
         }
         let access = Access::READ_WRITE;
         client.map(
@@ -106,7 +133,7 @@ impl Guest {
             Some(number),
             vec![MapRequest { offset: 0, iova: Some(BASE), length: granted * PAGE, access }],
         )?;
-        Ok(Self { client, devices: claimed, memory })
+        Ok(Self { client, devices: claimed, events: granted_events, memory })
     }
 }
 
@@ -212,10 +239,21 @@ fn play(seconds: u64, iommu: &str) -> Result<Report, Failure> {
             wrong.push(format!("the page that {name} granted to nobody has changed"));
         }
     }
-    report(&socket, backend, seconds, wrong)
+    let events: Vec<(String, u64)> = [&alice, &mallory]
+        .iter()
+        .flat_map(|guest| &guest.events)
+        .map(|(device, event)| (device.clone(), count(event)))
+        .collect();
+    report(&socket, backend, seconds, &events, wrong)
 }
 
-fn report(socket: &Path, backend: String, seconds: u64, mut wrong: Vec<String>) -> Result<Report, Failure> {
+fn report(
+    socket: &Path,
+    backend: String,
+    seconds: u64,
+    events: &[(String, u64)],
+    mut wrong: Vec<String>,
+) -> Result<Report, Failure> {
     let mut looker = Client::connect(Some(socket))?;
     let devices: Vec<Device> = looker
         .statistics()?
@@ -226,8 +264,9 @@ fn report(socket: &Path, backend: String, seconds: u64, mut wrong: Vec<String>) 
                 "nic0" => "streams into a ring of buffers",
                 "disk0" => "writes blocks and reads them back",
                 "accel0" => "adds up; under a PASID that was granted nothing, too",
-                _ => "tries everything around its one page",
+                _ => "tries everything around its one page, and forges interrupts",
             },
+            interrupts: events.iter().find(|(device, _)| *device == counts.device).map(|(_, count)| *count),
             device: counts.device,
             guest: counts.client.unwrap_or_default(),
             arrived: counts.requests.unwrap_or(0),
@@ -240,7 +279,19 @@ fn report(socket: &Path, backend: String, seconds: u64, mut wrong: Vec<String>) 
             wrong.push(format!("{} of {} was refused {} times", device.device, device.guest, device.refused));
         }
     }
-    let of_rogue = ListFaults { device: Some("rogue0".into()), limit: Some(6), ..ListFaults::default() };
+    for device in &devices {
+        // The rogue's guest is interrupted by nobody: the rogue sends what it may not, and never what it may.
+        let quiet = device.device == "rogue0";
+        if device.interrupts.is_some_and(|interrupts| quiet != (interrupts == 0)) {
+            wrong.push(format!(
+                "{} interrupted {} {} times",
+                device.device,
+                device.guest,
+                device.interrupts.unwrap_or(0)
+            ));
+        }
+    }
+    let of_rogue = ListFaults { device: Some("rogue0".into()), limit: Some(8), ..ListFaults::default() };
     let faults = looker.faults(&of_rogue)?.faults;
     Ok(Report { simulated: true, backend, seconds, devices, faults, wrong })
 }
@@ -251,10 +302,11 @@ fn print(report: &Report, out: &mut dyn Write) -> io::Result<()> {
         "\nTwo guests ran for {} s on {}; mallory's rogue0 was hostile.\n",
         report.seconds, report.backend
     )?;
-    let mut rows = table(["DEVICE", "GUEST", "DOES", "ARRIVED", "REFUSED"]);
+    let mut rows = table(["DEVICE", "GUEST", "DOES", "ARRIVED", "INTERRUPTS", "REFUSED"]);
     for device in &report.devices {
         let (arrived, refused) = (device.arrived.to_string(), device.refused.to_string());
-        rows.add_row([&device.device, &device.guest, device.does, &arrived, &refused]);
+        let interrupts = device.interrupts.map_or_else(|| "-".into(), |count| count.to_string());
+        rows.add_row([&device.device, &device.guest, device.does, &arrived, &interrupts, &refused]);
     }
     writeln!(out, "{}\n\nThe first that rogue0 was refused:\n", rows.trim_fmt())?;
     let mut rows = table(["TIME", "CLIENT", "ADDRESS", "ACCESS", "WHY"]);

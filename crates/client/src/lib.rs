@@ -313,6 +313,15 @@ impl Client {
         self.claimed("Quiesce", device)
     }
 
+    /// Has the interrupts of a device that the client has signal these event descriptors (eventfd(2), nonblocking), the first for
+    /// vector 0, in place of those before; with none they reach nobody. At most [`api::DESCRIPTOR_LIMIT`].
+    #[allow(clippy::missing_errors_doc)]
+    pub fn set_interrupts(&mut self, device: &str, events: &[BorrowedFd<'_>]) -> Result<(), Error> {
+        self.send("SetInterrupts", &Named { device: device.into() }, false, events)?;
+        let (api::Vectors { .. }, ..): Answer<api::Vectors> = self.receive()?;
+        Ok(())
+    }
+
     fn claimed(&mut self, method: &str, device: &str) -> Result<Vec<(String, Option<OwnedFd>)>, Error> {
         self.send(method, &Named { device: device.into() }, false, &[])?;
         let (claimed, _, descriptors): Answer<Claimed> = self.receive()?;

@@ -237,6 +237,19 @@ pub trait Backend: Send {
         Ok(None)
     }
 
+    /// Has the device's interrupts signal these event descriptors, the first for vector 0, instead of those before. With none its
+    /// interrupts reach nobody: on return none is under way.
+    ///
+    /// # Errors
+    ///
+    /// Why that is not possible; none reaches anybody then. With none, only [`BackendError::Gone`] and [`BackendError::Unknown`].
+    fn set_interrupts(&mut self, _device: DeviceId, _events: Vec<OwnedFd>) -> Result<(), BackendError> {
+        Err(BackendError::Unsupported {
+            what: "granting interrupts",
+            why: "this back end leads no interrupts".into(),
+        })
+    }
+
     /// Makes a client's memory known. It is sealed against shrinking and `length` bytes long.
     ///
     /// # Errors

@@ -145,6 +145,9 @@ pub struct Device {
     pub driver: Option<String>,
     /// PASIDs that it can use, 0 for none.
     pub pasid_bits: u8,
+    /// Interrupt vectors that the manager can grant it. 0 where it grants none; how else the device's interrupts come to its client, the
+    /// back end says.
+    pub vectors: u32,
     /// Where the knowledge of it comes from.
     pub source: String,
 }

@@ -186,6 +186,7 @@ impl Backend for Upstream {
                 description: device.description.clone(),
                 driver: None,
                 pasid_bits: u8::try_from(device.pasid_bits).unwrap_or(20),
+                vectors: device.vectors,
                 source: format!("the manager at {}", self.socket.display()),
             };
             self.devices.push(device.name.clone());
@@ -233,6 +234,15 @@ impl Backend for Upstream {
     fn device_descriptor(&mut self, device: DeviceId) -> Result<Option<OwnedFd>, BackendError> {
         let system = |source| BackendError::System { what: "passing a descriptor on".into(), source };
         self.descriptors.get(&device).map(|descriptor| descriptor.try_clone().map_err(system)).transpose()
+    }
+
+    fn set_interrupts(&mut self, device: DeviceId, events: Vec<OwnedFd>) -> Result<(), BackendError> {
+        let name = self.name_of(device)?;
+        let events: Vec<_> = events.iter().map(AsFd::as_fd).collect();
+        match events.is_empty() {
+            true => self.client.set_interrupts(&name, &events).map_err(unknown("taking interrupts away")),
+            false => self.client.set_interrupts(&name, &events).map_err(failed("interrupts")),
+        }
     }
 
     fn add_memory(

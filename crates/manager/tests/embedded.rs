@@ -218,11 +218,18 @@ impl InterruptSink for Collected {
 #[test]
 fn interrupts_of_devices_go_to_the_machine_and_no_domain_maps_their_range() {
     let sink = Arc::new(Collected::default());
-    let platform = Embedded::with_interrupts(EmbeddedOptions::default(), sink.clone()).unwrap();
+    let unit = VtdConfig { interrupts: None, ..VtdConfig::full() };
+    let options = EmbeddedOptions { unit, ..EmbeddedOptions::default() };
+    let platform = Embedded::with_interrupts(options, sink.clone()).unwrap();
     platform.unit().add_device(Device::new(A)).unwrap();
     platform.engine(A, None).write(Iova(0xfee0_1000), &0x4051u32.to_le_bytes()).unwrap();
     let messages = sink.0.lock().unwrap().clone();
     assert_eq!(messages, [Message { source: Some(A.into()), address: 0xfee0_1000, data: 0x4051 }]);
+    // With remapping, none that was not granted.
+    let remapping = Embedded::with_interrupts(EmbeddedOptions::default(), sink.clone()).unwrap();
+    remapping.unit().add_device(Device::new(A)).unwrap();
+    remapping.engine(A, None).write(Iova(0xfee0_1000), &0x4051u32.to_le_bytes()).unwrap_err();
+    assert_eq!(sink.0.lock().unwrap().len(), 1);
     let domain = platform.unit().create_domain(DomainOptions::default()).unwrap();
     let refused = domain.map(Iova(0xfee0_0000), PhysAddr(0), PAGE, Access::READ_WRITE);
     assert!(matches!(refused, Err(Error::Reserved { .. })));

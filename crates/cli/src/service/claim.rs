@@ -8,6 +8,7 @@ use std::{
 };
 
 use portcullis_client::{Error, api, device::SharedMemory};
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
 
@@ -39,12 +40,19 @@ pub(crate) struct Args {
     /// What the device may do with it.
     #[arg(long, default_value = "rw", requires = "memory")]
     access: api::Access,
+    /// Have so many of the device's interrupt vectors signal event descriptors (eventfd(2)), whose numbers COMMAND finds in
+    /// $PORTCULLIS_INTERRUPT_FDS, with spaces between them.
+    #[arg(long, value_name = "VECTORS", value_parser = clap::value_parser!(u32).range(1..=DESCRIPTOR_LIMIT))]
+    interrupts: Option<u32>,
     /// What to run meanwhile.
     #[arg(last = true)]
     command: Vec<String>,
     #[command(flatten)]
     at: At,
 }
+
+/// Descriptors that come with one message.
+const DESCRIPTOR_LIMIT: i64 = api::DESCRIPTOR_LIMIT as i64;
 
 #[derive(Serialize)]
 struct Claimed {
@@ -92,6 +100,13 @@ pub(crate) fn run(arguments: &Args, output: &mut Output) -> Result<Exit, Failure
         }
         Ok(())
     })?;
+    let events = (0..arguments.interrupts.unwrap_or(0))
+        .map(|_| eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(std::io::Error::from))
+        .collect::<Result<Vec<_>, _>>()?;
+    if !events.is_empty() {
+        let events: Vec<_> = events.iter().map(AsFd::as_fd).collect();
+        client.set_interrupts(&arguments.device, &events)?;
+    }
     let taken = Taken::watch(arguments, &claimed.devices)?;
     let Some((program, rest)) = arguments.command.split_first() else {
         return Err(taken.wait());
@@ -109,6 +124,10 @@ pub(crate) fn run(arguments: &Args, output: &mut Output) -> Result<Exit, Failure
         command
             .env("PORTCULLIS_MEMORY_FD", pass(memory)?)
             .env("PORTCULLIS_MEMORY_IOVA", format!("{iova:#x}"));
+    }
+    if !events.is_empty() {
+        let numbers = events.iter().map(pass).collect::<Result<Vec<_>, _>>()?;
+        command.env("PORTCULLIS_INTERRUPT_FDS", numbers.join(" "));
     }
     let mut child =
         command.spawn().map_err(|error| Failure::new(format!("cannot run {program}: {error}")))?;

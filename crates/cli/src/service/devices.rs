@@ -18,7 +18,7 @@ pub(crate) struct Args {
 pub(crate) fn run(arguments: &Args, output: &mut Output) -> Result<Exit, Failure> {
     let devices = arguments.at.connect()?.devices(arguments.device.as_deref())?;
     output.show(&devices, |devices, out| {
-        let mut rows = table(["DEVICE", "WHAT", "UNIT", "GROUP", "HOLDER", "RESERVED"]);
+        let mut rows = table(["DEVICE", "WHAT", "UNIT", "GROUP", "HOLDER", "VECTORS", "RESERVED"]);
         for device in devices {
             let holder = match (&device.holder, &device.quarantine, &device.driver) {
                 (Some(holder), ..) => holder.clone(),
@@ -37,6 +37,10 @@ pub(crate) fn run(arguments: &Args, output: &mut Output) -> Result<Exit, Failure
                 device.unit.clone().unwrap_or_else(|| "none".into()),
                 device.group.to_string(),
                 holder,
+                match device.vectors {
+                    0 => "-".into(),
+                    most => format!("{} of {most}", device.vectors_granted),
+                },
                 reserved.join(", "),
             ]);
         }

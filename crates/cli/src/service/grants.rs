@@ -1,6 +1,7 @@
 //! `portcullis grants`.
 
-use portcullis_client::api::{Grant, ListGrants};
+use portcullis_client::api::{Grant, InterruptGrant, ListGrants};
+use serde::Serialize;
 
 use super::{At, size};
 use crate::{
@@ -8,7 +9,7 @@ use crate::{
     output::{Output, table},
 };
 
-/// List what devices may reach.
+/// List what devices may reach: memory, and interrupts of their clients.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Only of this device: name, pattern, or mmio:BASE.
@@ -24,6 +25,12 @@ pub(crate) struct Args {
     at: At,
 }
 
+#[derive(Default, Serialize)]
+struct Listed {
+    grants: Vec<Grant>,
+    interrupts: Vec<InterruptGrant>,
+}
+
 pub(crate) fn run(arguments: &Args, output: &mut Output) -> Result<Exit, Failure> {
     let mut client = arguments.at.connect()?;
     let mut which = ListGrants {
@@ -32,21 +39,22 @@ pub(crate) fn run(arguments: &Args, output: &mut Output) -> Result<Exit, Failure
         after: None,
         limit: None,
     };
-    let mut grants: Vec<Grant> = Vec::new();
+    let mut listed = Listed::default();
     let more = loop {
-        let left = arguments.limit.saturating_sub(grants.len() as u64);
+        let left = arguments.limit.saturating_sub(listed.grants.len() as u64);
         which.limit = Some(left);
         let page = client.grants(&which)?;
-        grants.extend(page.grants);
+        listed.grants.extend(page.grants);
+        listed.interrupts.extend(page.interrupts);
         which.after = page.next;
-        if which.after.is_none() || grants.len() as u64 >= arguments.limit {
+        if which.after.is_none() || listed.grants.len() as u64 >= arguments.limit {
             break which.after.is_some();
         }
     };
-    output.show(&grants, |grants, out| {
+    output.show(&listed, |listed, out| {
         let mut rows =
             table(["GRANT", "CLIENT", "SPACE", "DEVICES", "ADDRESSES", "BYTES", "ACCESS", "LEADS TO"]);
-        for grant in grants {
+        for grant in &listed.grants {
             let leads = match grant.memory {
                 Some(memory) => format!("memory {memory} from {:#x}", grant.offset),
                 None => format!("physical {:#x}", grant.offset),
@@ -63,7 +71,17 @@ pub(crate) fn run(arguments: &Args, output: &mut Output) -> Result<Exit, Failure
             ]);
         }
         writeln!(out, "{}", rows.trim_fmt())?;
-        if more { writeln!(out, "… and more; see --limit") } else { Ok(()) }
+        if more {
+            writeln!(out, "… and more; see --limit")?;
+        }
+        if listed.interrupts.is_empty() {
+            return Ok(());
+        }
+        let mut rows = table(["CLIENT", "DEVICE", "INTERRUPT VECTORS"]);
+        for grant in &listed.interrupts {
+            rows.add_row([grant.client.clone(), grant.device.clone(), grant.vectors.to_string()]);
+        }
+        writeln!(out, "{}", rows.trim_fmt())
     })?;
     Ok(Exit::Done)
 }

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Access, ClientInfo, Device, DeviceStatistics, Event, Fault, Grant, Group, ReasonCount, Region, Skip,
-    Unit, message,
+    Access, ClientInfo, Device, DeviceStatistics, Event, Fault, Grant, Group, InterruptGrant, ReasonCount,
+    Region, Skip, Unit, message,
 };
 
 message! {
@@ -126,6 +126,9 @@ message! {
     Grants {
         /// In order of space and address.
         grants: Vec<Grant>,
+        /// The interrupt vectors that devices have; not repeated where the list goes on.
+        #[serde(default)]
+        interrupts: Vec<InterruptGrant>,
         /// Where to go on, if there are more: space (in `length`) and address.
         next: Option<Range>,
     }
@@ -152,6 +155,11 @@ message! {
         device: String,
         /// From whoever has them.
         force: Option<bool>,
+    }
+    /// Reply of `SetInterrupts`.
+    Vectors {
+        /// How many the device has now.
+        vectors: u32,
     }
     /// Names of devices.
     Names {

@@ -71,6 +71,12 @@ message! {
         reserved: Vec<Region>,
         /// Bits of its PASIDs, 0 for none.
         pasid_bits: u32,
+        /// Interrupt vectors that it can be granted, 0 where the service grants none.
+        #[serde(default)]
+        vectors: u32,
+        /// Interrupt vectors that it has.
+        #[serde(default)]
+        vectors_granted: u32,
         /// Where the knowledge of it comes from.
         source: String,
     }
@@ -137,6 +143,15 @@ message! {
         offset: u64,
         /// The client cannot remove it.
         fixed: bool,
+    }
+    /// The interrupt vectors of a device.
+    InterruptGrant {
+        /// Whose they are.
+        client: String,
+        /// The device.
+        device: String,
+        /// How many.
+        vectors: u32,
     }
     /// One refused access.
     Fault {

@@ -207,9 +207,51 @@ impl Core {
         Ok(members)
     }
 
+    /// Has the interrupts of the device that `words` mean signal these event descriptors, the first for vector 0, instead of those
+    /// before; with none they reach nobody. Returns how many vectors it has now.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NotClaimed`], [`Refusal::Vectors`], or the back end's; the device has no vectors then, unless it was not touched.
+    pub fn set_interrupts(
+        &mut self,
+        client: ClientId,
+        words: &str,
+        events: Vec<OwnedFd>,
+    ) -> Result<u32, Refusal> {
+        self.alive()?;
+        let [id] = self.resolve(words)?[..] else { return Err(Refusal::NotOneDevice(words.into())) };
+        let device = self.claimed_by(client, id)?;
+        let (name, most) = (device.name.clone(), device.vectors);
+        let asked = u32::try_from(events.len()).unwrap_or(u32::MAX);
+        // A back end that grants none says why.
+        if most > 0 && asked > most {
+            return Err(Refusal::Vectors { device: name, asked, most });
+        }
+        self.take_vectors(id);
+        let set = self.backend.set_interrupts(id, events);
+        self.carried_out(set)?;
+        if let Some(state) = self.devices.get_mut(&id) {
+            state.vectors = asked;
+        }
+        let client = self.client_name(client);
+        self.events.push(Event::Interrupts { client, device: name, vectors: asked });
+        Ok(asked)
+    }
+
+    /// The device's interrupts reach nobody any more, as far as the core knows. How many there were.
+    fn take_vectors(&mut self, device: DeviceId) -> u32 {
+        self.devices.get_mut(&device).map_or(0, |state| std::mem::take(&mut state.vectors))
+    }
+
     fn bring_to_rest(&mut self, members: &[DeviceId]) {
         for &device in members {
             self.finish(|backend| backend.quiesce(device));
+        }
+        for &device in members {
+            if self.take_vectors(device) > 0 {
+                self.finish(|backend| backend.set_interrupts(device, Vec::new()));
+            }
         }
         for &device in members {
             let attached: Vec<(Option<Pasid>, u64)> =

@@ -33,6 +33,15 @@ pub enum Event {
         /// Their names.
         devices: Vec<String>,
     },
+    /// A device's interrupts signal its client's event descriptors, in place of those before.
+    Interrupts {
+        /// To whom.
+        client: String,
+        /// Its name.
+        device: String,
+        /// How many vectors; with none, they reach nobody.
+        vectors: u32,
+    },
     /// Devices reach what a space maps.
     Attached {
         /// Whose space.

@@ -80,6 +80,8 @@ struct DeviceState {
     device: Device,
     /// Space of the device itself (`None`) and of its PASIDs.
     attached: BTreeMap<Option<Pasid>, u64>,
+    /// Interrupt vectors that it was granted.
+    vectors: u32,
 }
 
 #[derive(Debug)]

@@ -19,7 +19,7 @@ impl Core {
         });
         state.members.push(id);
         self.names.insert(device.name.clone(), id);
-        self.devices.insert(id, DeviceState { device, attached: BTreeMap::new() });
+        self.devices.insert(id, DeviceState { device, attached: BTreeMap::new(), vectors: 0 });
     }
 
     /// The device's own group, or that of the first device behind its unit where the unit sees them all as one.

@@ -46,6 +46,19 @@ pub enum Refusal {
         /// Who has it.
         holder: String,
     },
+    /// The words mean none, or more than one device.
+    #[error("`{0}` does not mean one device")]
+    NotOneDevice(String),
+    /// The device cannot have so many interrupt vectors.
+    #[error("{device} can have {most} interrupt vectors, not {asked}")]
+    Vectors {
+        /// The device.
+        device: String,
+        /// Vectors asked for.
+        asked: u32,
+        /// How many it can have.
+        most: u32,
+    },
     /// The client has not claimed the device.
     #[error("you have not claimed {0}")]
     NotClaimed(String),
@@ -233,7 +246,7 @@ impl Refusal {
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
-            Self::NoSuchDevice(_) => "NoSuchDevice",
+            Self::NoSuchDevice(_) | Self::NotOneDevice(_) => "NoSuchDevice",
             Self::NoSuchClient => "NoSuchClient",
             Self::NoSuchSpace(_) => "NoSuchSpace",
             Self::NoSuchMemory(_) => "NoSuchMemory",
@@ -250,7 +263,10 @@ impl Refusal {
             Self::Overlap { .. } => "Overlap",
             Self::NotMapped(_) => "NotMapped",
             Self::WouldSplit { .. } => "WouldSplit",
-            Self::NoRoom(_) | Self::TooMuch { .. } | Self::Backend(BackendError::Limit { .. }) => "Limit",
+            Self::NoRoom(_)
+            | Self::TooMuch { .. }
+            | Self::Vectors { .. }
+            | Self::Backend(BackendError::Limit { .. }) => "Limit",
             Self::InUse { .. } => "InUse",
             Self::NoPasid { .. }
             | Self::Unsupported { .. }

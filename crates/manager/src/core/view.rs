@@ -19,6 +19,8 @@ pub struct DeviceView<'a> {
     pub unit: Option<&'a Unit>,
     /// Who has it.
     pub holder: Option<(ClientId, &'a str)>,
+    /// Interrupt vectors that it was granted.
+    pub vectors: u32,
     /// Why nobody can have it, where that is so.
     pub quarantine: Option<&'a str>,
 }
@@ -59,12 +61,14 @@ impl Core {
     /// One device.
     #[must_use]
     pub fn device(&self, id: DeviceId) -> Option<DeviceView<'_>> {
-        let device = &self.devices.get(&id)?.device;
+        let state = self.devices.get(&id)?;
+        let device = &state.device;
         let group = self.groups.get(&device.group);
         let holder = group.and_then(|g| g.holder);
         Some(DeviceView {
             id,
             device,
+            vectors: state.vectors,
             unit: device.unit.and_then(|u| self.unit(u)),
             holder: holder.map(|c| (c, self.clients.get(&c).map_or("", |c| c.policy.name.as_str()))),
             quarantine: group.and_then(|g| g.quarantine.as_deref()),

@@ -8,12 +8,12 @@ use std::{
 };
 
 use portcullis_driver::{Device as DriverDevice, DomainOptions, Error, RegionKind};
-use portcullis_model::NoInterrupts;
 use portcullis_spec::{Access, Iova, Pasid, PhysAddr, Requester};
 
 use super::{
     Embedded, EmbeddedDomain, EmbeddedError, EmbeddedOptions, Machine, VtdMachine,
     device::{Dma, Kind, Simulated},
+    interrupts::{Controller, VECTORS, unfit},
     plug::{Plug, Plugs},
     refused::Refused,
 };
@@ -41,6 +41,7 @@ pub const MOST_DEVICES: usize = (1 << 13) - 3;
 /// The embedded platform as a back end.
 pub struct EmbeddedBackend<M: Machine = VtdMachine> {
     platform: Arc<Embedded<M>>,
+    controller: Arc<Controller>,
     names: Vec<String>,
     devices: Vec<Simulated>,
     spaces: BTreeMap<SpaceId, EmbeddedDomain<M>>,
@@ -73,7 +74,8 @@ impl<M: Machine> EmbeddedBackend<M> {
     ///
     /// [`EmbeddedError`].
     pub fn of(options: M::Options, devices: &[(&str, Kind)]) -> Result<Self, EmbeddedError> {
-        let platform = Arc::new(Embedded::<M>::of(options, Arc::new(NoInterrupts))?);
+        let controller = Arc::new(Controller::default());
+        let platform = Arc::new(Embedded::<M>::of(options, controller.clone())?);
         // A file's pages are there once they are touched.
         let say = |error: rustix::io::Errno| EmbeddedError::Map(error.to_string());
         let file =
@@ -85,6 +87,7 @@ impl<M: Machine> EmbeddedBackend<M> {
         }
         let mut backend = Self {
             platform,
+            controller,
             names: Vec::new(),
             devices: Vec::new(),
             spaces: BTreeMap::new(),
@@ -112,6 +115,12 @@ impl<M: Machine> EmbeddedBackend<M> {
         (self.ram, RAM)
     }
 
+    /// The machine's interrupt controller.
+    #[must_use]
+    pub const fn controller(&self) -> &Arc<Controller> {
+        &self.controller
+    }
+
     /// Puts devices in, and pulls them out.
     #[must_use]
     pub fn plugs(&self) -> Plugs {
@@ -130,7 +139,7 @@ impl<M: Machine> EmbeddedBackend<M> {
             device.pasid_bits = PASID_BITS.min(self.platform.unit().features().pasid_bits);
         }
         self.platform.unit().add_device(device)?;
-        self.devices.push(Simulated::new(kind, requester));
+        self.devices.push(Simulated::new(kind, requester, self.controller.clone()));
         self.names.push(name.to_owned());
         Ok(id.into())
     }
@@ -138,6 +147,8 @@ impl<M: Machine> EmbeddedBackend<M> {
     /// Cuts a device off.
     fn cut_off(&self, id: DeviceId) {
         let Ok(requester) = self.requester(id) else { return };
+        let _none_granted = self.platform.unit().revoke_interrupts(requester);
+        self.controller.disconnect(requester);
         let pasids = (0..1 << PASID_BITS).filter_map(Pasid::new).map(Some);
         for pasid in std::iter::once(None).chain(pasids) {
             let _not_attached = self.platform.unit().detach(requester, pasid);
@@ -188,6 +199,7 @@ impl<M: Machine> EmbeddedBackend<M> {
             .collect();
         let simulated = self.devices.get(id as usize).filter(|device| !device.gone)?;
         let accelerator = simulated.kind == Kind::Accelerator;
+        let leads = features.interrupts.is_some() && M::line(0, 0).is_some();
         Some(Device {
             name: self.names.get(id as usize)?.clone(),
             kind: match simulated.requester {
@@ -201,6 +213,7 @@ impl<M: Machine> EmbeddedBackend<M> {
             reserved,
             description: simulated.kind.description().into(),
             driver: None,
+            vectors: if leads { VECTORS } else { 0 },
             pasid_bits: if accelerator { PASID_BITS.min(features.pasid_bits) } else { 0 },
             source: "embedded platform".into(),
         })
@@ -297,7 +310,7 @@ impl<M: Machine> Backend for EmbeddedBackend<M> {
                 iova: Iova(0)..=Iova((1 << bits) - 1),
                 write_only,
                 execute,
-                // No message of a simulated device reaches anyone.
+                // Where none is granted, no message of a simulated device reaches anyone.
                 interrupts_isolated: true,
                 tells_devices_apart: true,
                 pasid: features.pasid_bits > 0,
@@ -383,6 +396,44 @@ impl<M: Machine> Backend for EmbeddedBackend<M> {
         let platform: Arc<dyn Dma> = self.platform.clone();
         let system = |source| BackendError::System { what: "starting a simulated device".into(), source };
         self.device(device)?.start(platform).map(Some).map_err(system)
+    }
+
+    fn set_interrupts(&mut self, device: DeviceId, events: Vec<OwnedFd>) -> Result<(), BackendError> {
+        let number = device.0 as u16;
+        let requester = self.requester(device)?;
+        if let Some(why) = events.iter().find_map(unfit) {
+            return Err(BackendError::Unsupported { what: "signalling an interrupt there", why });
+        }
+        self.device(device)?.set_messages(Vec::new());
+        let unit = self.platform.unit();
+        if unit.interrupts_of(requester).is_some() {
+            unit.revoke_interrupts(requester).map_err(unknown("taking interrupts away"))?;
+        }
+        self.controller.disconnect(requester);
+        if events.is_empty() {
+            return Ok(());
+        }
+        unit.grant_interrupts(requester, events.len() as u32).map_err(failed("granting interrupts"))?;
+        let mut messages = Vec::with_capacity(events.len());
+        for (vector, event) in (0..).zip(events) {
+            let routed = M::line(number, vector)
+                .ok_or(Error::NoSuchVector { vector, count: VECTORS })
+                .and_then(|(route, place)| {
+                    // The line is there before anything can come along it.
+                    self.controller.connect(place, requester, event);
+                    unit.route_interrupt(requester, vector, &route)
+                });
+            match routed {
+                Ok(message) => messages.push(message),
+                Err(error) => {
+                    unit.revoke_interrupts(requester).map_err(unknown("taking interrupts away"))?;
+                    self.controller.disconnect(requester);
+                    return Err(failed("granting interrupts")(error));
+                }
+            }
+        }
+        self.device(device)?.set_messages(messages);
+        Ok(())
     }
 
     fn add_memory(

@@ -15,13 +15,13 @@ use std::{
 };
 
 use portcullis_model::AccessError;
-use portcullis_spec::{Iova, Pasid, Requester};
+use portcullis_spec::{InterruptMessage, Iova, Pasid, Requester};
 use rustix::{
     event::{PollFd, PollFlags, poll},
     net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair},
 };
 
-use super::{Embedded, Engine, Machine};
+use super::{Controller, Embedded, Engine, Machine};
 
 /// Bytes of a block of the disk.
 const BLOCK: u64 = 512;
@@ -90,12 +90,16 @@ pub enum Operation {
     /// Rogue: at `address`, read, write and send interrupts for `length` rounds, `argument` rounds a second. The answer comes at
     /// once.
     Attack = 9,
+    /// Send the interrupt of vector `argument`. A rogue goes on sending the last that it had when it has none any more.
+    Interrupt = 10,
+    /// Rogue: write the low `length` bytes of `argument`, up to 8, at `address`, without being asked what for.
+    Forge = 11,
 }
 
 impl Operation {
     fn from_number(number: u32) -> Option<Self> {
         use Operation::*;
-        [Write, Read, Copy, Sum, ReadBlocks, WriteBlocks, Stream, Stop, Attack]
+        [Write, Read, Copy, Sum, ReadBlocks, WriteBlocks, Stream, Stop, Attack, Interrupt, Forge]
             .into_iter()
             .find(|o| *o as u32 == number)
     }
@@ -230,6 +234,9 @@ pub(super) struct Simulated {
     pub(super) requester: Requester,
     gate: Arc<Gate>,
     requests: Arc<AtomicU64>,
+    /// What it is to write for its vectors: its MSI-X table.
+    messages: Arc<Mutex<Vec<InterruptMessage>>>,
+    controller: Arc<Controller>,
     /// It was pulled out.
     pub(super) gone: bool,
     /// The device's end of the socket; another claim makes another.
@@ -237,9 +244,23 @@ pub(super) struct Simulated {
 }
 
 impl Simulated {
-    pub(super) fn new(kind: Kind, requester: Requester) -> Self {
+    pub(super) fn new(kind: Kind, requester: Requester, controller: Arc<Controller>) -> Self {
         let gate = Gate { stopped: Mutex::new(true), changed: Condvar::new() };
-        Self { kind, requester, gate: Arc::new(gate), requests: Arc::default(), gone: false, socket: None }
+        Self {
+            kind,
+            requester,
+            gate: Arc::new(gate),
+            requests: Arc::default(),
+            messages: Arc::default(),
+            controller,
+            gone: false,
+            socket: None,
+        }
+    }
+
+    /// Fills its MSI-X table.
+    pub(super) fn set_messages(&self, messages: Vec<InterruptMessage>) {
+        *self.messages.lock().unwrap_or_else(PoisonError::into_inner) = messages;
     }
 
     pub(super) fn requests(&self) -> u64 {
@@ -268,6 +289,9 @@ impl Simulated {
             platform,
             gate: self.gate.clone(),
             requests: self.requests.clone(),
+            messages: self.messages.clone(),
+            controller: self.controller.clone(),
+            remembered: Vec::new(),
             blocks: Vec::new(),
         };
         let socket = ours.clone();
@@ -296,6 +320,10 @@ struct Worker {
     platform: Arc<dyn Dma>,
     gate: Arc<Gate>,
     requests: Arc<AtomicU64>,
+    messages: Arc<Mutex<Vec<InterruptMessage>>>,
+    controller: Arc<Controller>,
+    /// The rogue's: messages that it had.
+    remembered: Vec<InterruptMessage>,
     /// The disk's, made at the first use.
     blocks: Vec<u8>,
 }
@@ -351,7 +379,37 @@ impl Worker {
         }
     }
 
+    /// Sends the interrupt of a vector, where the device has it.
+    fn interrupt(&mut self, vector: u64) -> Answer {
+        let mut messages = self.messages.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if self.kind == Kind::Rogue {
+            match messages.is_empty() {
+                true => messages.clone_from(&self.remembered),
+                false => self.remembered.clone_from(&messages),
+            }
+        }
+        let message = usize::try_from(vector).ok().and_then(|vector| messages.get(vector));
+        let Some(&InterruptMessage { address, data }) = message else {
+            return Answer { outcome: Outcome::Unsupported, value: 0 };
+        };
+        self.burst(None, |e| e.write(address, &data.to_le_bytes()).map(|()| 0))
+    }
+
+    /// Obeys, and says by an interrupt that it has, where it is a command that takes time and the device has a vector.
     fn obey(&mut self, command: &Command, work: &mut Option<Work>) -> Answer {
+        let answer = self.carry_out(command, work);
+        let takes_time = matches!(
+            command.operation,
+            Operation::Copy | Operation::Sum | Operation::ReadBlocks | Operation::WriteBlocks
+        );
+        if takes_time && answer.outcome == Outcome::Done {
+            self.interrupt(0);
+        }
+        self.controller.signal(self.requester);
+        answer
+    }
+
+    fn carry_out(&mut self, command: &Command, work: &mut Option<Work>) -> Answer {
         let unsupported = Answer { outcome: Outcome::Unsupported, value: 0 };
         let Command { operation, pasid, address, length, argument } = *command;
         let at = Iova(address);
@@ -395,6 +453,11 @@ impl Worker {
                 *work = Some(Work { command: *command, done: 0 });
                 Answer { outcome: Outcome::Done, value: 0 }
             }
+            (Operation::Interrupt, _) => self.interrupt(argument),
+            (Operation::Forge, Kind::Rogue) if length <= 8 => {
+                let bytes = argument.to_le_bytes();
+                self.burst(pasid, |e| e.write(at, &bytes[..length as usize]).map(|()| 0))
+            }
             (Operation::Stop, _) => {
                 let done = work.take().map_or(0, |work| work.done);
                 Answer { outcome: Outcome::Done, value: done }
@@ -404,7 +467,7 @@ impl Worker {
     }
 
     /// One round of what the device does by itself. Whether it goes on.
-    fn round(&self, work: &mut Work) -> bool {
+    fn round(&mut self, work: &mut Work) -> bool {
         let Command { pasid, address, length, .. } = work.command;
         if self.kind == Kind::Network {
             let entry = Iova(address.wrapping_add(work.done % length * 16));
@@ -416,28 +479,49 @@ impl Worker {
                 let frame = vec![work.done as u8; length.min(9000) as usize];
                 e.write(Iova(buffer), &frame).map(|()| 0)
             });
-            work.done += u64::from(filled.outcome == Outcome::Done);
+            if filled.outcome == Outcome::Done {
+                work.done += 1;
+                self.interrupt(0);
+                self.controller.signal(self.requester);
+            }
             return true;
         }
         // Near and far neighbours, the range of interrupts, where tables and others' memory might be, and beyond every width.
-        let targets = [
-            address,
-            address ^ 0x1000,
-            address.wrapping_add(0x20_0000),
-            0xfee0_1000,
-            0x1_0000,
-            1 << 32,
-            1 << 60,
-        ];
-        let target = Iova(targets[(work.done % targets.len() as u64) as usize]);
-        if target.0 == 0xfee0_1000 {
-            self.burst(pasid, |e| e.write(target, &0x4041_u32.to_le_bytes()).map(|()| 0));
-        } else {
-            self.burst(pasid, |e| e.read(target, &mut [0; 8]).map(|()| 0));
-            self.burst(pasid, |e| e.write(target, &[0x66; 8]).map(|()| 0));
+        let targets =
+            [address, address ^ 0x1000, address.wrapping_add(0x20_0000), 0, 0x1_0000, 1 << 32, 1 << 60];
+        let (turn, target) = (work.done / targets.len() as u64, work.done % targets.len() as u64);
+        match targets[target as usize] {
+            0 => self.forge(turn),
+            target => {
+                let target = Iova(target);
+                self.burst(pasid, |e| e.read(target, &mut [0; 8]).map(|()| 0));
+                self.burst(pasid, |e| e.write(target, &[0x66; 8]).map(|()| 0));
+            }
         }
         work.done += 1;
         work.done < length
+    }
+
+    /// One interrupt that is not the device's to send, each turn another.
+    fn forge(&mut self, turn: u64) {
+        let write = |address: u64, data: u64, length: usize| {
+            self.burst(None, |e| e.write(Iova(address), &data.to_le_bytes()[..length]).map(|()| 0));
+        };
+        // A request for an entry of the interrupt table: in bits 19:5, with the format bit 4 and, in 3, whether the data count.
+        let entry = turn / 8 % (1 << 15);
+        match turn % 8 {
+            // As a processor takes them, of any kind: a vector, SMI, NMI, INIT, start-up.
+            0 => write(0xfee0_1000, 0x4041, 4),
+            1 => write(0xfeef_f00c, [0x200, 0x400, 0x500, 0x600][(turn / 8 % 4) as usize], 4),
+            // Others' entries, one after the other.
+            2 => write(0xfee0_0010 | entry << 5, 0, 4),
+            3 => write(0xfee0_0018, entry, 4),
+            // Malformed: reserved data, too long, too short, and an index beyond every table.
+            4 => write(0xfee0_0018, 0x1_0000 | entry, 4),
+            5 => write(0xfee0_0010, 0x4041, 8),
+            6 => write(0xfee0_0012, 0x41, 2),
+            _ => write(0xfeef_fffc, 0xffff, 4),
+        }
     }
 }
 
@@ -449,7 +533,7 @@ mod tests {
 
     #[test]
     fn commands_are_read_as_they_are_written() {
-        for number in 1..=9 {
+        for number in 1..=11 {
             let operation = Operation::from_number(number).unwrap();
             assert_eq!(operation as u32, number);
             for pasid in [None, Pasid::new(0), Pasid::new(0xf_ffff)] {

@@ -8,7 +8,7 @@ use portcullis_driver::FaultSignal;
 use portcullis_driver::common::architecture::Architecture as Driver;
 use portcullis_model::engine::Architecture as Model;
 use portcullis_model::{AccessError, GuestMemory, InterruptSink, Port};
-use portcullis_spec::{Iova, Pasid, Requester};
+use portcullis_spec::{InterruptRoute, Iova, Pasid, Requester};
 
 use super::{EmbeddedError, Host};
 use crate::inventory::UnitKind;
@@ -47,6 +47,12 @@ pub trait Machine: Sized + Send + Sync + 'static {
     /// Faults since the start of which the unit kept no record. To software an overflowed unit says only that at least one is gone;
     /// its model counts them.
     fn unrecorded(&self) -> u64;
+
+    /// How vector `vector` of the device with this number goes to the machine's interrupt controller, and the address and data with
+    /// which it arrives there; nothing where the machine has no controller that the unit's driver could lead it to.
+    fn line(_number: u16, _vector: u32) -> Option<(InterruptRoute, (u64, u32))> {
+        None
+    }
 
     /// The requester that the unit sees for the device with this number.
     fn requester(number: u16) -> Requester;

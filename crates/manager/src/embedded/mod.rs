@@ -5,6 +5,7 @@
 pub mod backend;
 mod bus;
 pub mod device;
+mod interrupts;
 mod machine;
 mod platform;
 mod plug;
@@ -29,6 +30,7 @@ use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, Mmap
 
 pub use backend::EmbeddedBackend;
 pub use bus::Bus;
+pub use interrupts::Controller;
 pub use machine::Machine;
 use machine::Reach;
 pub use platform::Host;

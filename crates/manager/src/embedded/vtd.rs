@@ -3,15 +3,23 @@
 use std::sync::Arc;
 
 use portcullis_driver::FaultSignal;
-use portcullis_driver::vtd::{self, Mode};
+use portcullis_driver::vtd::{self, InterruptOptions, Mode};
 use portcullis_model::vtd::config::VtdConfig;
 use portcullis_model::vtd::{Vtd, VtdUnit};
 use portcullis_model::{GuestMemory, InterruptSink, Port};
-use portcullis_spec::{Pasid, PciAddress, Requester};
+use portcullis_spec::vtd::interrupt::message;
+use portcullis_spec::{
+    DeliveryMode, DestinationMode, InterruptRoute, Pasid, PciAddress, Requester, TriggerMode,
+};
 
 use super::registers::UnitRegisters;
 use super::{EmbeddedError, Host, Machine};
 use crate::inventory::UnitKind;
+
+/// log2 of the entries of the interrupt remapping table: 512 KiB, of which only what is used costs anything.
+const TABLE_BITS: u8 = 15;
+/// Vectors below this are the processor's own.
+const FIRST_VECTOR: u32 = 0x20;
 
 /// What the platform is to be like.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -59,14 +67,31 @@ impl Machine for VtdMachine {
     ) -> Result<(Self, Self::Driver), EmbeddedError> {
         let VtdOptions { unit, mode } = options;
         let (segment, host_address_bits) = (unit.segment, unit.host_address_bits);
+        let interrupts =
+            unit.interrupts.as_ref().map(|has| InterruptOptions { size: TABLE_BITS, x2apic: has.extended });
         let model = VtdUnit::new(unit, memory, signals)?;
-        let options = vtd::Options { segment, host_address_bits, mode, ..vtd::Options::default() };
+        let options =
+            vtd::Options { segment, host_address_bits, mode, interrupts, ..vtd::Options::default() };
         let driver = vtd::Vtd::start(UnitRegisters(model.clone()), host, options)?;
         Ok((Self(model), driver))
     }
 
     fn unrecorded(&self) -> u64 {
         self.0.unrecorded_faults()
+    }
+
+    /// A processor for each device.
+    fn line(number: u16, vector: u32) -> Option<(InterruptRoute, (u64, u32))> {
+        let route = InterruptRoute::Remapped {
+            destination: number.into(),
+            destination_mode: DestinationMode::Physical,
+            delivery_mode: DeliveryMode::Fixed,
+            trigger_mode: TriggerMode::Edge,
+            redirection_hint: false,
+            vector: u8::try_from(vector.checked_add(FIRST_VECTOR)?).ok()?,
+        };
+        let (address, data) = message(&route)?;
+        Some((route, (address.into_bits(), data.into_bits())))
     }
 
     fn requester(number: u16) -> Requester {

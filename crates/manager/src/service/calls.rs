@@ -222,6 +222,12 @@ impl Service {
                 let memory = self.core().add_memory(client, Arc::new(sealed.file), length, writable)?;
                 say(out, &api::Memory { memory: memory.0, length, writable }, false);
             }
+            "SetInterrupts" => {
+                let asked: api::Named = read(parameters)?;
+                let client = self.client(session)?;
+                let vectors = self.core().set_interrupts(client, &asked.device, descriptors)?;
+                say(out, &api::Vectors { vectors }, false);
+            }
             _ => self.change(session, method, parameters, out)?,
         }
         Ok(Then::Next)
@@ -297,7 +303,7 @@ impl Service {
                 let core = self.core();
                 let of_mine = core.grants(None).filter(|view| numbers.contains(&view.grant));
                 let grants = of_mine.map(|view| message::grant(&core, &view)).collect();
-                say(out, &api::Grants { grants, next: None }, false);
+                say(out, &api::Grants { grants, interrupts: Vec::new(), next: None }, false);
             }
             "Revoke" => {
                 let asked: api::Revoke = read(parameters)?;

@@ -70,6 +70,8 @@ impl Service {
                 quarantine: view.quarantine.map(Into::into),
                 reserved: device.reserved.iter().map(message::region).collect(),
                 pasid_bits: device.pasid_bits.into(),
+                vectors: device.vectors,
+                vectors_granted: view.vectors,
                 source: device.source.clone(),
             })
         };
@@ -148,7 +150,33 @@ impl Service {
         found.truncate(limit);
         let last = found.last().map(|view| api::Range { iova: view.iova.0, length: view.space });
         let grants = found.iter().map(|view| message::grant(&core, view)).collect();
-        Ok(api::Grants { grants, next: last.filter(|_| more) })
+        let interrupts = match which.after {
+            None => self.interrupts(&core, session, which)?,
+            Some(_) => Vec::new(),
+        };
+        Ok(api::Grants { grants, interrupts, next: last.filter(|_| more) })
+    }
+
+    /// The interrupt vectors that devices have, of those that are asked for.
+    fn interrupts(
+        &self,
+        core: &Core,
+        session: &Session,
+        which: &api::ListGrants,
+    ) -> Result<Vec<api::InterruptGrant>, Refusal> {
+        let named = which.device.as_deref().map(|words| core.resolve(words)).transpose()?;
+        let grant = |view: crate::core::DeviceView<'_>| {
+            let (holder, client) = view.holder.filter(|_| view.vectors > 0)?;
+            let wanted = (session.operator || session.client == Some(holder))
+                && which.client.as_deref().is_none_or(|name| name == client)
+                && named.as_ref().is_none_or(|named| named.contains(&view.id));
+            wanted.then(|| api::InterruptGrant {
+                client: client.into(),
+                device: view.device.name.clone(),
+                vectors: view.vectors,
+            })
+        };
+        Ok(core.devices().filter_map(grant).collect())
     }
 
     pub(super) fn reserved(&self, named: &api::Named) -> Result<api::Regions, Refusal> {

@@ -123,7 +123,10 @@ pub fn reason(reason: FaultReason) -> &'static str {
         FaultReason::RequesterUnsupported => "requester-unsupported",
         FaultReason::EntryNotPresent(Table::Root | Table::Device) => "blocked",
         FaultReason::EntryNotPresent(Table::PasidDirectory | Table::Pasid) => "pasid-not-attached",
-        FaultReason::EntryNotPresent(Table::Interrupt) | FaultReason::InterruptBlocked => "interrupt-blocked",
+        FaultReason::EntryNotPresent(Table::Interrupt)
+        | FaultReason::EntryInvalid(Table::Interrupt)
+        | FaultReason::TableUnreadable(Table::Interrupt)
+        | FaultReason::InterruptBlocked => "interrupt-blocked",
         FaultReason::EntryInvalid(_) => "entry-invalid",
         FaultReason::TableUnreadable(_) => "table-unreadable",
         FaultReason::RequestBlocked => "blocked",
@@ -182,6 +185,11 @@ pub(super) fn event(time: u64, event: &Event) -> api::Event {
         Event::Released { client, devices } => {
             message.devices = devices.clone();
             ("released", Some(client))
+        }
+        Event::Interrupts { client, device, vectors } => {
+            message.devices = vec![device.clone()];
+            message.text = Some(format!("{vectors} vectors"));
+            ("interrupts", Some(client))
         }
         Event::Attached { client, space, devices } => {
             space_of(*space, devices);

@@ -254,6 +254,9 @@ fn log(event: &Event) {
         Event::Released { client, devices } => {
             tracing::info!(CLIENT = client, DEVICES = devices.join(" "), "released");
         }
+        Event::Interrupts { client, device, vectors } => {
+            tracing::info!(CLIENT = client, DEVICES = device, VECTORS = vectors, "interrupts");
+        }
         Event::Attached { client, space, devices } => {
             tracing::info!(CLIENT = client, SPACE = space, DEVICES = devices.join(" "), "attached");
         }

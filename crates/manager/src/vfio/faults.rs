@@ -170,6 +170,7 @@ mod tests {
             description: String::new(),
             driver: None,
             pasid_bits: 0,
+            vectors: 0,
             source: String::new(),
         };
         let bridge = PciAddress::new(0, 2, 0, 0);

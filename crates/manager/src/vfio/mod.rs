@@ -272,6 +272,18 @@ impl Backend for Vfio {
         group.hand_out(&*self.kernel, device).map_err(system("opening the device for its client"))
     }
 
+    /// The kernel leads them: a client has its device's interrupts signal its own event descriptors through the device's descriptor
+    /// (VFIO_DEVICE_SET_IRQS), and they are remapped where [`UnitCapabilities::interrupts_isolated`](crate::inventory::UnitCapabilities) says so.
+    fn set_interrupts(&mut self, _device: DeviceId, events: Vec<OwnedFd>) -> Result<(), BackendError> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        Err(BackendError::Unsupported {
+            what: "granting interrupts",
+            why: "the kernel does, through the device's own descriptor (VFIO_DEVICE_SET_IRQS)".into(),
+        })
+    }
+
     fn add_memory(
         &mut self,
         memory: MemoryId,

@@ -104,6 +104,7 @@ fn device(
         description: format!("{} [{:04x}:{:04x}]", class(function.class), function.vendor, function.device),
         driver: function.driver.clone(),
         pasid_bits: 0,
+        vectors: 0,
         source: format!("{FUNCTIONS}/{}", function.name),
     }
 }

@@ -292,6 +292,7 @@ pub(crate) fn device(number: u32, unit: u32) -> (DeviceId, Device) {
             description: String::new(),
             driver: None,
             pasid_bits: 4,
+            vectors: 4,
             source: "test".into(),
         },
     )
