@@ -2,65 +2,22 @@
 
 #[path = "../../crates/driver/tests/behaviour/mod.rs"]
 mod behaviour;
+mod bench;
 
 use std::time::Duration;
 
 use behaviour::{Bench, Refused};
+use bench::ModelBench;
 use portcullis_driver::riscv::Riscv;
 use portcullis_driver::smmuv3::Smmuv3;
 use portcullis_driver::{Device, Unit};
 use portcullis_model::riscv::config::{Interrupts, RiscvConfig};
 use portcullis_model::smmuv3::config::{FlagUpdates, Smmuv3Config};
-use portcullis_spec::{Iova, Pasid, Requester};
+use portcullis_spec::{Pasid, Requester};
 use portcullis_testing::machine::Machine as _;
-use portcullis_testing::machine::model::{self, ModelMachine, Sender};
 use portcullis_testing::machine::riscv::{self, RiscvMachine, Stages, like_qemu};
 use portcullis_testing::machine::smmuv3::{self, Smmuv3Machine};
 use portcullis_testing::machine::still::Still;
-
-/// A machine with a model, and the driver's platform.
-struct ModelBench<'a, U> {
-    machine: &'a ModelMachine<U>,
-    platform: &'a Still<'a>,
-    /// Who a number is to the unit.
-    requester: fn(u32) -> Requester,
-}
-
-impl<'a, U: model::Unit> Bench for ModelBench<'a, U> {
-    type Memory = Still<'a>;
-
-    fn memory(&self) -> &Still<'a> {
-        self.platform
-    }
-
-    fn devices(&self) -> [Requester; 2] {
-        [0x18, 0x1f].map(self.requester)
-    }
-
-    fn strangers(&self) -> [Requester; 3] {
-        [0x20, 0x3f, 0x7f].map(self.requester)
-    }
-
-    fn dma(
-        &self,
-        requester: Requester,
-        pasid: Option<Pasid>,
-        address: u64,
-        write: bool,
-    ) -> Result<u64, Refused> {
-        let sender = Sender { requester, pasid, privileged: false };
-        let answer = self.machine.unit().translate(sender, Iova(address), write);
-        answer.map(|address| address.0).ok_or(Refused)
-    }
-
-    fn live_blocks(&self) -> usize {
-        self.platform.blocks()
-    }
-
-    fn pass(&self, time: Duration) {
-        self.platform.pass(time);
-    }
-}
 
 /// Defines `$on_each`, which runs a test on each of `$kinds()`, with the driver `$driver` over the models of `$architecture`.
 macro_rules! on_each_kind {

@@ -1,7 +1,12 @@
 //! The RISC-V driver on QEMU's unit, with every choice of stages, and what is its own on our model.
 
+#[path = "../../crates/driver/tests/behaviour/mod.rs"]
+mod behaviour;
+mod bench;
+
 use std::cell::Cell;
 
+use bench::{Between, ModelBench};
 use portcullis_driver::platform::{Memory as _, Mmio};
 use portcullis_driver::riscv::{Options, Riscv};
 use portcullis_driver::{Device, Domain, DomainOptions, Error, FaultSignal, Feature, Unit, UnitError};
@@ -182,12 +187,6 @@ fn an_interrupt_says_that_faults_wait() {
     }
 }
 
-/// Registers behind which a command is spoilt, or the queue hangs.
-struct Troubled<'a> {
-    machine: &'a RiscvMachine,
-    trouble: Cell<Option<Trouble>>,
-}
-
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Trouble {
     /// The first new command is none.
@@ -196,83 +195,49 @@ enum Trouble {
     Hang,
 }
 
-impl Mmio for &Troubled<'_> {
-    fn read32(&self, offset: u64) -> u32 {
-        self.machine.read32(offset)
-    }
-    fn read64(&self, offset: u64) -> u64 {
-        self.machine.read64(offset)
-    }
-    fn write32(&self, offset: u64, value: u32) {
-        if offset == 0x24 && value != self.machine.read32(0x24) {
-            match self.trouble.get() {
-                Some(Trouble::Hang) => return,
+#[test]
+fn a_queue_that_stops_is_an_error_and_nothing_is_released_until_recovery() {
+    type Expected = fn(UnitError) -> bool;
+    let troubles: [(Trouble, Expected); 2] = [
+        (Trouble::Illegal, |error| matches!(error, UnitError::QueueCommand { .. })),
+        (Trouble::Hang, |error| matches!(error, UnitError::QueueTimeout { .. })),
+    ];
+    let configs =
+        || [RiscvConfig::default(), RiscvConfig { sv39: false, sv48: false, ..RiscvConfig::default() }];
+    for ((trouble, is_expected), config) in
+        troubles.into_iter().flat_map(|it| configs().map(|config| (it, config)))
+    {
+        let machine = model(config).unwrap();
+        let platform = Still::new(machine.ram());
+        let active = Cell::new(None);
+        // 5.6, 5.8: cqb and cqt.
+        let write = |offset, value| {
+            let tail = machine.read32(0x24);
+            match active.get().filter(|_| offset == 0x24 && value != u64::from(tail)) {
+                Some(Trouble::Hang) => return None,
                 Some(Trouble::Illegal) => {
-                    self.trouble.set(None);
-                    let base = self.machine.read64(0x18) >> 10 << 12;
-                    let at = base + u64::from(self.machine.read32(0x24)) * 16;
-                    self.machine.ram().store64(PhysAddr(at), 0);
+                    active.set(None);
+                    let base = machine.read64(0x18) >> 10 << 12;
+                    machine.ram().store64(PhysAddr(base + u64::from(tail) * 16), 0);
                 }
                 None => {}
             }
+            Some(value)
+        };
+        let between = Between { machine: &machine, read: &|_, value| value, write: &write };
+        let unit = Unit::new(Riscv::start(&between, &platform, Options::default()).unwrap());
+        unit.enable().unwrap();
+        let bench = ModelBench { machine: &machine, platform: &platform, requester: Requester::Device };
+        for device in behaviour::Bench::devices(&bench) {
+            unit.add_device(Device::new(device)).unwrap();
         }
-        self.machine.write32(offset, value);
-    }
-    fn write64(&self, offset: u64, value: u64) {
-        self.machine.write64(offset, value);
-    }
-}
-
-#[test]
-fn a_queue_that_stops_is_an_error_and_nothing_is_released_until_recovery() {
-    for trouble in [Trouble::Illegal, Trouble::Hang] {
-        for config in
-            [RiscvConfig::default(), RiscvConfig { sv39: false, sv48: false, ..RiscvConfig::default() }]
-        {
-            let machine = model(config).unwrap();
-            let registers = Troubled { machine: &machine, trouble: Cell::new(None) };
-            let platform = Still::new(machine.ram());
-            let unit = started(&registers, &platform);
-            let domain = domain(&unit);
-            unit.attach(A, None, &domain).unwrap();
-            domain.map(Iova(0x20_0000), PhysAddr(0x20_0000), 0x20_0000, Access::READ_WRITE).unwrap();
-            read(&machine, 0x20_0000).unwrap();
-            registers.trouble.set(Some(trouble));
-            let error = domain.unmap(Iova(0x20_0000), 0x20_0000).unwrap_err();
-            match trouble {
-                Trouble::Illegal => {
-                    assert!(
-                        matches!(error, Error::NotInvalidated(UnitError::QueueCommand { .. })),
-                        "{error:?}"
-                    );
-                }
-                Trouble::Hang => {
-                    assert!(
-                        matches!(error, Error::NotInvalidated(UnitError::QueueTimeout { .. })),
-                        "{error:?}"
-                    );
-                }
-            }
-            // The device still reaches the page through the unit's cache; so nothing may be reused, and nothing is.
-            assert!(read(&machine, 0x20_0000).is_ok());
-            assert_eq!(domain.waiting(), 1);
-            assert_eq!(domain.flush(), Err(Error::NotInvalidated(UnitError::Stopped)));
-            assert_eq!(unit.detach(A, None), Err(Error::NotInvalidated(UnitError::Stopped)));
-            if trouble == Trouble::Hang {
-                assert!(unit.recover().is_err());
-                registers.trouble.set(None);
-            }
-            unit.recover().unwrap();
-            assert!(read(&machine, 0x20_0000).is_err());
-            domain.flush().unwrap();
-            assert_eq!(domain.waiting(), 0);
-            unit.attach(A, None, &domain).unwrap();
-            domain.map(Iova(0x20_0000), PhysAddr(0x40_0000), PAGE, Access::READ_WRITE).unwrap();
-            assert_eq!(read(&machine, 0x20_0000), Ok(0x40_0000));
-            unit.shut_down().unwrap();
-            drop(domain);
-            assert_eq!(platform.blocks(), 0);
-        }
+        let (begin, end) = (|| active.set(Some(trouble)), || active.set(None));
+        let end = (trouble == Trouble::Hang).then_some(&end as &dyn Fn());
+        behaviour::a_queue_that_stops_is_an_error_and_nothing_is_released_until_recovery(
+            &bench,
+            unit,
+            &behaviour::Trouble { begin: &begin, end, is_expected },
+        );
     }
 }
 
@@ -321,40 +286,16 @@ fn an_allocator_empty_at_any_point_leaves_nothing_behind() {
         RiscvConfig::default(),
         RiscvConfig { pd8: false, pd17: false, pd20: false, ..RiscvConfig::default() },
     ] {
-        let mut allowed = 0;
-        loop {
+        behaviour::an_allocator_empty_at_any_point_leaves_nothing_behind(|allowed| {
             let machine = model(config.clone()).unwrap();
             let platform = Still::new(machine.ram());
             platform.limit(allowed);
-            let result = (|| -> Result<(), Error> {
-                let unit = Unit::new(Riscv::start(&machine, &platform, Options::default())?);
-                let result = (|| {
-                    unit.enable()?;
-                    let pasid_bits = unit.features().pasid_bits;
-                    unit.add_device(Device { pasid_bits, ..Device::new(Requester::Device(0x12_3456)) })?;
-                    let domain = unit.create_domain(DomainOptions::default())?;
-                    domain.map(Iova(0x1f_f000), PhysAddr(0x1000), 2 * PAGE, Access::READ_WRITE)?;
-                    let device = Requester::Device(0x12_3456);
-                    let attached = unit.attach(device, None, &domain);
-                    assert_eq!(dma(&machine, device, 0x1f_f000, Access::READ).is_ok(), attached.is_ok());
-                    attached?;
-                    if pasid_bits > 0 {
-                        let pasid = portcullis_spec::Pasid::new(0x1_2345);
-                        unit.attach(device, pasid, &domain)?;
-                        unit.detach(device, pasid)?;
-                    }
-                    unit.detach(device, None)
-                })();
-                unit.shut_down()?;
-                result
-            })();
-            assert_eq!(platform.blocks(), 0, "out of memory after {allowed}");
-            match result {
-                Ok(()) => break,
-                Err(Error::OutOfMemory | Error::Table(_)) => allowed += 1,
-                Err(other) => panic!("{other:?}"),
-            }
-        }
-        assert!(allowed > 8);
+            // Far apart, so that each needs all levels of the directory for itself.
+            let requester = |number| Requester::Device(number << 16);
+            let bench = ModelBench { machine: &machine, platform: &platform, requester };
+            let riscv = Riscv::start(&machine, &platform, Options::default());
+            let result = riscv.and_then(|riscv| behaviour::a_life(&bench, Unit::new(riscv)));
+            (result, platform.blocks())
+        });
     }
 }

@@ -1,17 +1,25 @@
 //! The driver over QEMU's SMMUv3, one thing after the other, and what is its own on our model. `cargo xtask oracle smmuv3` runs
 //! random programs.
 
-use std::cell::Cell;
+#[path = "../../crates/driver/tests/behaviour/mod.rs"]
+mod behaviour;
+mod bench;
 
-use portcullis_driver::platform::{Memory as _, Mmio};
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bench::{Between, ModelBench};
+use portcullis_driver::platform::{Memory as _, Mmio as _};
 use portcullis_driver::smmuv3::{Options, Smmuv3};
 use portcullis_driver::{Device, DomainOptions, Error, FaultSignal, Unit, UnitError};
-use portcullis_model::smmuv3::config::Smmuv3Config;
-use portcullis_spec::{Access, FaultReason, Iova, Pasid, PhysAddr, Requester, StageNumber};
+use portcullis_model::smmuv3::config::{Smmuv3Config, StallModel};
+use portcullis_model::{InterruptSink, Message, Undelivered};
+use portcullis_spec::{Access, FaultReason, Iova, PhysAddr, Requester, StageNumber};
 use portcullis_testing::machine::model::Unit as _;
 use portcullis_testing::machine::qemu::QemuMachine;
 use portcullis_testing::machine::ram::Ram;
-use portcullis_testing::machine::smmuv3::{Smmuv3Machine, Stages, board, model, requester};
+use portcullis_testing::machine::smmuv3::{Smmuv3Machine, Stages, board, model, model_with, requester};
 use portcullis_testing::machine::still::Still;
 use portcullis_testing::machine::{Copy, Machine as _, MachineError, Touch};
 use portcullis_testing::qtest::QemuError;
@@ -153,33 +161,6 @@ fn every_refusal_is_reported_with_stream_address_and_reason() {
     });
 }
 
-/// Our model's registers, of which a submission can be made to hold an illegal command.
-struct Spoiled<'m> {
-    machine: &'m Smmuv3Machine,
-    spoil: Cell<bool>,
-}
-
-impl Mmio for Spoiled<'_> {
-    fn read32(&self, offset: u64) -> u32 {
-        self.machine.read32(offset)
-    }
-    fn read64(&self, offset: u64) -> u64 {
-        self.machine.read64(offset)
-    }
-    fn write32(&self, offset: u64, value: u32) {
-        // 6.3.25 to 6.3.27: CMDQ_BASE, PROD and CONS.
-        if offset == 0x98 && self.spoil.take() {
-            let base = self.read64(0x90);
-            let entry = u64::from(self.read32(0x9c)) & ((1 << (base & 0x1f)) - 1);
-            self.machine.ram().store64(PhysAddr((base & 0x00ff_ffff_ffff_ffe0) + 16 * entry), 0);
-        }
-        self.machine.write32(offset, value);
-    }
-    fn write64(&self, offset: u64, value: u64) {
-        self.machine.write64(offset, value);
-    }
-}
-
 const STREAM: Requester = Requester::Stream(0x18);
 
 fn reads(machine: &Smmuv3Machine, address: u64) -> bool {
@@ -191,36 +172,205 @@ fn configs() -> [Smmuv3Config; 2] {
     [Smmuv3Config { messages: false, ..full.clone() }, full]
 }
 
+/// The registers that the troubles below are about (6.3.18, 6.3.25, 6.3.26).
+const GERROR: u64 = 0x60;
+const CMDQ_BASE: u64 = 0x90;
+const EVENTQ_PROD: u64 = 0x1_00a8;
+const CMDQ_PROD: u64 = 0x98;
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Trouble {
+    /// The first new command is none (CERROR_ILL).
+    Illegal,
+    /// So it is, and the next queue lies outside of memory (CERROR_ABT).
+    IllegalThenAbort,
+    /// The index does not arrive.
+    Hang,
+    /// The unit fails as a whole, and carries nothing out (SFM_ERR).
+    Failure,
+}
+
+/// The first byte of a command in the queue.
+fn command_at(machine: &Smmuv3Machine, index: u32) -> PhysAddr {
+    let base = machine.read64(CMDQ_BASE);
+    let entry = u64::from(index) & ((1 << (base & 0x1f)) - 1);
+    PhysAddr((base & 0x00ff_ffff_ffff_ffe0) + 16 * entry)
+}
+
 #[test]
 fn a_queue_that_stops_is_an_error_and_nothing_is_released_until_recovery() {
+    type Expected = fn(UnitError) -> bool;
+    // 7.1: CERROR_ILL is 1.
+    let illegal: Expected = |error| matches!(error, UnitError::QueueCommand { detail: 1, .. });
+    let troubles: [(Trouble, Expected); 4] = [
+        (Trouble::Illegal, illegal),
+        (Trouble::IllegalThenAbort, illegal),
+        (Trouble::Hang, |error| matches!(error, UnitError::QueueTimeout { .. })),
+        (Trouble::Failure, |error| matches!(error, UnitError::Failed { register: "GERROR", .. })),
+    ];
+    for ((trouble, is_expected), config) in
+        troubles.into_iter().flat_map(|it| configs().map(|config| (it, config)))
+    {
+        println!("{trouble:?} {config:?}");
+        let machine = model(config).unwrap();
+        let platform = Still::new(machine.ram());
+        let active = Cell::new(None);
+        let spoilt = Cell::new(false);
+        let between = Between {
+            machine: &machine,
+            read: &|offset, value| match (offset, active.get()) {
+                (GERROR, Some(Trouble::Failure)) => value ^ 1 << 8,
+                _ => value,
+            },
+            write: &|offset, value| match (offset, active.get()) {
+                (CMDQ_PROD, Some(Trouble::Hang | Trouble::Failure)) => None,
+                (CMDQ_PROD, Some(Trouble::Illegal | Trouble::IllegalThenAbort)) if !spoilt.replace(true) => {
+                    machine.ram().store64(command_at(&machine, machine.read32(0x9c)), 0);
+                    Some(value)
+                }
+                (CMDQ_BASE, Some(Trouble::IllegalThenAbort)) => Some(value & 0x1f | 0xf000_0000_0000),
+                _ => Some(value),
+            },
+        };
+        let unit = Unit::new(Smmuv3::start(&between, &platform, Options::default()).unwrap());
+        unit.enable().unwrap();
+        let bench = ModelBench { machine: &machine, platform: &platform, requester: Requester::Stream };
+        for device in behaviour::Bench::devices(&bench) {
+            unit.add_device(Device::new(device)).unwrap();
+        }
+        let (begin, end) = (|| active.set(Some(trouble)), || active.set(None));
+        let end = (trouble != Trouble::Illegal).then_some(&end as &dyn Fn());
+        behaviour::a_queue_that_stops_is_an_error_and_nothing_is_released_until_recovery(
+            &bench,
+            unit,
+            &behaviour::Trouble { begin: &begin, end, is_expected },
+        );
+    }
+}
+
+#[test]
+fn a_queue_outside_of_memory_is_an_error() {
     for config in configs() {
         let machine = model(config).unwrap();
         let platform = Still::new(machine.ram());
-        let registers = Spoiled { machine: &machine, spoil: Cell::new(false) };
-        let unit = Unit::new(Smmuv3::start(&registers, &platform, Options::default()).unwrap());
+        let write =
+            |offset, value| Some(if offset == CMDQ_BASE { value & 0x1f | 0xf000_0000_0000 } else { value });
+        let between = Between { machine: &machine, read: &|_, value| value, write: &write };
+        // 7.1: CERROR_ABT is 2.
+        let refused = Smmuv3::start(&between, &platform, Options::default()).err();
+        assert_eq!(refused, Some(Error::Unit(UnitError::QueueCommand { entry: 0, detail: 2 })));
+    }
+}
+
+/// 7.5, MSI_CMDQ_ABT_ERR: the completion came, its message did not.
+#[test]
+fn completions_are_read_from_the_queue_once_a_message_is_lost() {
+    /// There is nothing but memory.
+    struct Nobody;
+    impl InterruptSink for Nobody {
+        fn send(&self, message: Message) -> Result<(), Undelivered> {
+            Err(Undelivered { address: message.address })
+        }
+    }
+    let [_, config] = configs();
+    let machine = model_with(config, Arc::new(Nobody)).unwrap();
+    let platform = Still::new(machine.ram());
+    let lose = Cell::new(false);
+    // 4.7.3: CS, and the address in the second word.
+    let signals = RefCell::new(Vec::new());
+    let write = |offset, value| {
+        if offset == CMDQ_PROD {
+            let sync = command_at(&machine, (value as u32).wrapping_sub(1));
+            signals.borrow_mut().push(machine.ram().load64(sync) >> 12 & 3);
+            if lose.replace(false) {
+                machine.ram().store64(PhysAddr(sync.0 + 8), 0xf000_0000_0000);
+            }
+        }
+        Some(value)
+    };
+    let between = Between { machine: &machine, read: &|_, value| value, write: &write };
+    let unit = Unit::new(Smmuv3::start(&between, &platform, Options::default()).unwrap());
+    unit.enable().unwrap();
+    unit.add_device(Device::new(STREAM)).unwrap();
+    let domain = unit.create_domain(DomainOptions::default()).unwrap();
+    unit.attach(STREAM, None, &domain).unwrap();
+    for round in 0..3 {
+        domain.map(Iova(0x5000), PhysAddr(0x5000_0000), 0x1000, Access::READ_WRITE).unwrap();
+        assert!(reads(&machine, 0x5000));
+        lose.set(round == 1);
+        signals.borrow_mut().clear();
+        domain.unmap(Iova(0x5000), 0x1000).unwrap();
+        assert!(!reads(&machine, 0x5000));
+        // With a message up to the one that is lost, by the index from then on.
+        assert_eq!(*signals.borrow(), [if round < 2 { 1 } else { 0 }], "{round}");
+    }
+    unit.shut_down().unwrap();
+}
+
+/// Longer than any machine takes.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// IDR0.STALL_MODEL 2: every fault stalls, and the thread that drives the device with it.
+#[test]
+fn a_unit_that_always_stalls_lets_go_of_what_it_refuses() {
+    let [_, full] = configs();
+    let stalling = Smmuv3Config { stall_model: StallModel::Stall, ..full };
+    let first = Smmuv3Config {
+        stage2: false,
+        vmid_16: false,
+        stage2_execute_by_privilege: false,
+        hypervisor: false,
+        ..stalling.clone()
+    };
+    let second = Smmuv3Config {
+        stage1: false,
+        substream_id_bits: 0,
+        two_level_contexts: false,
+        asid_16: false,
+        hypervisor: false,
+        ..stalling
+    };
+    for config in [first, second] {
+        let machine = model(config).unwrap();
+        let platform = Still::new(machine.ram());
+        let unit = Unit::new(Smmuv3::start(&machine, &platform, Options::default()).unwrap());
         unit.enable().unwrap();
         unit.add_device(Device::new(STREAM)).unwrap();
         let domain = unit.create_domain(DomainOptions::default()).unwrap();
-        domain.map(Iova(0x20_0000), PhysAddr(0x5000_0000), 0x20_0000, Access::READ_WRITE).unwrap();
+        domain.map(Iova(0x5000), machine.ram().data(), 0x1000, Access::READ).unwrap();
         unit.attach(STREAM, None, &domain).unwrap();
-        assert!(reads(&machine, 0x20_0000));
-        registers.spoil.set(true);
-        let error = domain.unmap(Iova(0x20_0000), 0x20_0000).unwrap_err();
-        // 7.1: CERROR_ILL is 1.
-        let stopped = matches!(error, Error::NotInvalidated(UnitError::QueueCommand { detail: 1, .. }));
-        assert!(stopped, "{error:?}");
-        assert!(reads(&machine, 0x20_0000), "still cached");
-        assert_eq!(domain.waiting(), 1);
-        let stands = Error::NotInvalidated(UnitError::Stopped);
-        assert_eq!(domain.flush(), Err(stands));
-        assert_eq!(unit.detach(STREAM, None), Err(stands));
-        unit.recover().unwrap();
-        assert!(!reads(&machine, 0x20_0000));
-        domain.flush().unwrap();
-        unit.attach(STREAM, None, &domain).unwrap();
+        assert!(reads(&machine, 0x5000));
+        let device = |address| {
+            let port = machine.unit().unit.port(STREAM.index(), None);
+            std::thread::spawn(move || port.read(Iova(address), &mut [0; 4]))
+        };
+        let began = Instant::now();
+        let wait = |done: &mut dyn FnMut() -> bool| {
+            while !done() {
+                assert!(began.elapsed() < PATIENCE, "it waits on");
+                std::thread::yield_now();
+            }
+        };
+        // Until its event is read.
+        let refused = device(0x9000);
+        let mut faults = Vec::new();
+        wait(&mut || {
+            unit.read_faults(|record| faults.push(record));
+            refused.is_finished()
+        });
+        assert!(refused.join().unwrap().is_err());
+        let [record] = faults[..] else { panic!("{faults:?}") };
+        assert_eq!((record.fault.address, record.fault.reason), (Iova(0x9000), FaultReason::NotMapped));
+        // 7.3: the stall bit.
+        assert_eq!(record.raw[1] >> 31 & 1, 1);
+        // Or until it is detached, whether its event is ever read or not.
+        let refused = device(0xa000);
+        let prod = machine.read32(EVENTQ_PROD);
+        wait(&mut || machine.read32(EVENTQ_PROD) != prod || refused.is_finished());
+        unit.detach(STREAM, None).unwrap();
+        wait(&mut || refused.is_finished());
+        assert!(refused.join().unwrap().is_err());
         unit.shut_down().unwrap();
-        drop(domain);
-        assert_eq!(platform.blocks(), 0);
     }
 }
 
@@ -310,37 +460,14 @@ fn an_event_queue_that_overflows_says_so_once() {
 #[test]
 fn an_allocator_empty_at_any_point_leaves_nothing_behind() {
     for config in configs() {
-        let mut failures = 0;
-        loop {
-            let machine = model(config.clone()).unwrap();
+        behaviour::an_allocator_empty_at_any_point_leaves_nothing_behind(|allowed| {
+            let machine = model(Smmuv3Config { substream_id_bits: 10, ..config.clone() }).unwrap();
             let platform = Still::new(machine.ram());
-            platform.limit(failures);
-            let program = || -> Result<(), Error> {
-                let unit = Unit::new(Smmuv3::start(&machine, &platform, Options::default())?);
-                unit.enable()?;
-                let result = (|| {
-                    unit.add_device(Device { pasid_bits: 10, ..Device::new(STREAM) })?;
-                    let domain = unit.create_domain(DomainOptions::default())?;
-                    let other = unit.create_domain(DomainOptions::default())?;
-                    domain.map(Iova(0x1f_f000), PhysAddr(0x1000), 0x2000, Access::READ_WRITE)?;
-                    unit.attach(STREAM, None, &domain)?;
-                    unit.attach(STREAM, Pasid::new(0x123), &domain)?;
-                    let moved = unit.replace(STREAM, Pasid::new(0x123), &other);
-                    let holds = unit.domain_of(STREAM, Pasid::new(0x123)).is_some();
-                    assert!(holds, "a move that is refused leaves it where it was");
-                    moved
-                })();
-                unit.shut_down()?;
-                result
-            };
-            let result = program();
-            assert_eq!(platform.blocks(), 0, "out of memory after {failures}");
-            match result {
-                Ok(()) => break,
-                Err(Error::OutOfMemory | Error::Table(_)) => failures += 1,
-                Err(other) => panic!("{other:?}"),
-            }
-        }
-        assert!(failures > 8);
+            platform.limit(allowed);
+            let bench = ModelBench { machine: &machine, platform: &platform, requester: Requester::Stream };
+            let smmu = Smmuv3::start(&machine, &platform, Options::default());
+            let result = smmu.and_then(|smmu| behaviour::a_life(&bench, Unit::new(smmu)));
+            (result, platform.blocks())
+        });
     }
 }

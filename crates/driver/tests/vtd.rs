@@ -10,8 +10,7 @@ use machine::registers::{ICE, IQE, ITE, Trouble};
 use machine::{Machine, Traits};
 use portcullis_driver::vtd::{Mode, Options, Vtd, probe};
 use portcullis_driver::{
-    Device, Domain, DomainOptions, Error, FaultSignal, Feature, FlushPolicy, Prefer, Region, RegionKind,
-    Unit, UnitError,
+    Device, Domain, DomainOptions, Error, FaultSignal, Feature, FlushPolicy, Prefer, Unit, UnitError,
 };
 use portcullis_spec::{Access, FaultReason, Iova, PagingFormat, Pasid, PciAddress, PhysAddr, Requester};
 
@@ -440,11 +439,13 @@ fn a_unit_left_translating_by_another_stays_so_through_the_takeover() {
 
 #[test]
 fn a_queue_that_stops_is_an_error_and_nothing_is_released_until_recovery() {
-    for (trouble, expected) in [
-        (Trouble::Stop(IQE), Some(UnitError::QueueCommand { entry: 0, detail: 3 })),
-        (Trouble::Stop(ITE), Some(UnitError::DeviceTimeout { detail: 3 })),
-        (Trouble::Hang, None),
-    ] {
+    type Expected = fn(UnitError) -> bool;
+    let troubles: [(Trouble, Expected); 3] = [
+        (Trouble::Stop(IQE), |error| matches!(error, UnitError::QueueCommand { detail: 3, .. })),
+        (Trouble::Stop(ITE), |error| error == UnitError::DeviceTimeout { detail: 3 }),
+        (Trouble::Hang, |error| matches!(error, UnitError::QueueTimeout { .. })),
+    ];
+    for (trouble, is_expected) in troubles {
         for (traits, mode) in [
             (Traits::LEGACY, Mode::Legacy),
             (Traits::SCALABLE, Mode::Scalable),
@@ -452,55 +453,14 @@ fn a_queue_that_stops_is_an_error_and_nothing_is_released_until_recovery() {
         ] {
             let machine = Machine::new(traits);
             let unit = started(&machine, mode);
-            let window = Some((Iova(0), Iova(u64::MAX)));
-            let domain = unit.create_domain(DomainOptions { window, ..DomainOptions::default() }).unwrap();
-            unit.attach(A, None, &domain).unwrap();
-            let map = || {
-                domain.map_anywhere(
-                    PhysAddr(0x20_0000),
-                    0x40_0000,
-                    Access::READ_WRITE,
-                    Iova(u64::MAX),
-                    Prefer::Low,
-                )
-            };
-            let iova = map().unwrap();
-            read(&machine, A, iova.0).unwrap();
-            machine.registers.borrow_mut().trouble = Some((0, trouble));
-            let error = domain.unmap(iova, 0x40_0000).unwrap_err();
-            match (error, expected) {
-                (
-                    Error::NotInvalidated(UnitError::QueueCommand { detail: 3, .. }),
-                    Some(UnitError::QueueCommand { .. }),
-                )
-                | (Error::NotInvalidated(UnitError::QueueTimeout { .. }), None) => {}
-                (Error::NotInvalidated(error), Some(expected)) => assert_eq!(error, expected),
-                other => panic!("{other:?}"),
-            }
-            // The device still reaches the page through the unit's cache; so nothing may be reused, and nothing is.
-            assert!(read(&machine, A, iova.0).is_ok());
-            assert_eq!(domain.waiting(), 1);
-            assert_ne!(map().map_err(drop), Ok(iova));
-            assert_eq!(domain.flush(), Err(Error::NotInvalidated(UnitError::Stopped)));
-            // Detaching blocks in the tables at once, but the domain keeps its ID and its pages.
-            assert_eq!(unit.detach(A, None), Err(Error::NotInvalidated(UnitError::Stopped)));
-            assert_eq!(unit.attach(A, None, &domain), Err(Error::Attached(A.into())));
-            if trouble == Trouble::Hang {
-                let blocks = machine.live_blocks();
-                assert!(unit.recover().is_err());
-                assert_eq!(machine.live_blocks(), blocks);
-                machine.registers.borrow_mut().trouble = None;
-            }
-            unit.recover().unwrap();
-            assert!(read(&machine, A, iova.0).is_err());
-            domain.flush().unwrap();
-            assert_eq!(domain.waiting(), 0);
-            unit.attach(A, None, &domain).unwrap();
-            assert_eq!(map().unwrap(), iova);
-            assert!(read(&machine, A, iova.0).is_ok());
-            unit.shut_down().unwrap();
-            drop(domain);
-            assert_eq!(machine.live_blocks(), 0);
+            let set = |trouble| machine.registers.borrow_mut().trouble = trouble;
+            let (begin, end) = (|| set(Some((0, trouble))), || set(None));
+            let end = (trouble == Trouble::Hang).then_some(&end as &dyn Fn());
+            behaviour::a_queue_that_stops_is_an_error_and_nothing_is_released_until_recovery(
+                &VtdBench(&machine),
+                unit,
+                &behaviour::Trouble { begin: &begin, end, is_expected },
+            );
         }
     }
 }
@@ -571,59 +531,14 @@ fn registers_that_do_not_answer_time_out() {
 #[test]
 fn an_allocator_empty_at_any_point_leaves_nothing_behind() {
     for (traits, mode) in kinds() {
-        let program = |machine: &Machine| -> Result<(), Error> {
-            let options = options(mode);
-            let unit = Unit::new(Vtd::start(machine, machine, options)?);
-            unit.enable()?;
-            let result = (|| {
-                let region = Region {
-                    first: Iova(0x7000_0000),
-                    last: Iova(0x7000_0fff),
-                    kind: RegionKind::Direct(Access::READ_WRITE),
-                };
-                let device = Device {
-                    requesters: vec![A.into(), PciAddress::new(0, 8, 0, 0).into()],
-                    pasid_bits: unit.features().pasid_bits,
-                    regions: vec![region],
-                };
-                unit.add_device(device)?;
-                let domain = unit.create_domain(DomainOptions::default())?;
-                let mapped = domain.map(Iova(0x1f_f000), PhysAddr(0x1000), 2 * PAGE, Access::READ_WRITE);
-                if mapped.is_err() {
-                    assert_eq!(domain.query(Iova(0x1f_f000)).unwrap(), None);
-                }
-                mapped?;
-                let attached = unit.attach(A, None, &domain);
-                assert_eq!(read(machine, A, 0x1f_f000).is_ok(), attached.is_ok());
-                assert_eq!(
-                    machine.dma(0x800, None, 0x1f_f000, false).is_ok(),
-                    attached.is_ok(),
-                    "half attached"
-                );
-                attached?;
-                if unit.features().pasid_bits > 0 {
-                    unit.attach(A, Pasid::new(0x12345), &domain)?;
-                    unit.detach(A, Pasid::new(0x12345))?;
-                }
-                unit.detach(A, None)?;
-                Ok(())
-            })();
-            unit.shut_down()?;
-            result
-        };
-        let mut failures = 0;
-        loop {
+        println!("{traits:x?} {mode:?}");
+        behaviour::an_allocator_empty_at_any_point_leaves_nothing_behind(|allowed| {
             let machine = Machine::new(traits);
-            machine.budget.set(failures);
-            let result = program(&machine);
-            assert_eq!(machine.live_blocks(), 0, "{traits:x?} {mode:?} out of memory after {failures}");
-            match result {
-                Ok(()) => break,
-                Err(Error::OutOfMemory | Error::Table(_)) => failures += 1,
-                Err(other) => panic!("{other:?}"),
-            }
-        }
-        assert!(failures > 8);
+            machine.budget.set(allowed as u64);
+            let vtd = Vtd::start(&machine, &machine, options(mode));
+            let result = vtd.and_then(|vtd| behaviour::a_life(&VtdBench(&machine), Unit::new(vtd)));
+            (result, machine.live_blocks())
+        });
     }
 }
 

@@ -7,7 +7,7 @@ use super::ram::Ram;
 use crate::qtest::pci::ConfigAccess;
 use portcullis_model::smmuv3::config::Smmuv3Config;
 use portcullis_model::smmuv3::{Smmuv3Port, Smmuv3Unit};
-use portcullis_model::{NoInterrupts, VmMemory};
+use portcullis_model::{InterruptSink, NoInterrupts, VmMemory};
 use portcullis_spec::Requester;
 use std::sync::Arc;
 
@@ -96,9 +96,20 @@ pub type Smmuv3Machine = ModelMachine<Smmuv3Model>;
 /// # Errors
 /// Where there is no memory for it, or no such unit.
 pub fn model(config: Smmuv3Config) -> Result<Smmuv3Machine, MachineError> {
+    model_with(config, Arc::new(NoInterrupts))
+}
+
+/// As [`model`], with whoever takes the messages that are not to memory.
+///
+/// # Errors
+/// As there.
+pub fn model_with(
+    config: Smmuv3Config,
+    interrupts: Arc<dyn InterruptSink>,
+) -> Result<Smmuv3Machine, MachineError> {
     let ram = Ram::new(RAM, None)?;
     let memory = Arc::new(VmMemory(ram.guest().clone()));
-    let unit = Smmuv3Unit::new(config, memory, Arc::new(NoInterrupts));
+    let unit = Smmuv3Unit::new(config, memory, interrupts);
     let unit = unit.map_err(|error| MachineError::Model(error.to_string()))?;
     // What a driver forgets to invalidate is to show.
     unit.retain_translations();

@@ -42,7 +42,8 @@ pub fn probe(mmio: &impl Mmio) -> Result<Capabilities, UnitError> {
 }
 
 /// What the unit does with faults (6.3.1, STALL_MODEL).
-pub(super) const STALL_FORCED: u8 = 2;
+const STALL_FORCED: u8 = 2;
+const STALL_NEVER: u8 = 1;
 /// 6.3.1, TTF: VMSAv8-64 tables.
 const TTF_AARCH64: u8 = 0b10;
 /// 6.3.1, HTTU: Dirty too.
@@ -75,6 +76,11 @@ impl Capabilities {
     /// Whether the unit sets Dirty.
     pub(super) const fn sets_dirty(&self) -> bool {
         self.idr0.httu() >= HTTU_DIRTY
+    }
+
+    /// Whether faults can stall: where the driver's own contexts don't, a guest's may.
+    pub(super) const fn may_stall(&self) -> bool {
+        self.idr0.stall_model() != STALL_NEVER
     }
 
     /// Whether all faults stall until software resumes them.

@@ -276,11 +276,15 @@ impl<M: Mmio, P: Platform> Architecture for Smmuv3<M, P> {
     ) -> Result<(), ContextError> {
         let streamid = self.streamid(requester).map_err(ContextError::Refused)?;
         self.change(streamid, pasid, context)?;
-        let translations = invalidate::translations_of(former);
-        if translations.is_empty() {
+        let mut commands = invalidate::translations_of(former);
+        // 4.6.2: what has stalled meanwhile ends here, whether its event is ever read or not.
+        if self.capabilities.may_stall() && matches!(context, Context::Blocked(_)) {
+            commands.push(Command::StallTerm { streamid });
+        }
+        if commands.is_empty() {
             return Ok(());
         }
-        self.send(&translations).map_err(ContextError::Uncertain)
+        self.send(&commands).map_err(ContextError::Uncertain)
     }
 
     /// Every transaction meanwhile sees one or the other, where the entries allow that at all.

@@ -1,5 +1,5 @@
 //! What domains do on every unit of every architecture: one text, run on units of the driver's own tests and on the models.
-#![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(dead_code, unused_imports, unused_macros, reason = "each test binary uses a part of it")]
 
 use std::time::Duration;
 
@@ -11,8 +11,13 @@ use portcullis_spec::{Access, Iova, PagingFormat, Pasid, PhysAddr, Requester};
 
 mod guest;
 mod nested;
+mod trouble;
 
 pub(crate) use nested::{directories_that_do_not_fit_are_refused, nested_domains_stand_on_their_parent};
+pub(crate) use trouble::{
+    Trouble, a_life, a_queue_that_stops_is_an_error_and_nothing_is_released_until_recovery,
+    an_allocator_empty_at_any_point_leaves_nothing_behind,
+};
 
 /// The unit let it not pass.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
