@@ -13,7 +13,7 @@ use portcullis_driver::{Device, Domain, DomainOptions, Error, FaultSignal, Featu
 use portcullis_model::riscv::config::{Interrupts, RiscvConfig};
 use portcullis_spec::riscv::registers::IommuMode;
 use portcullis_spec::{Access, FaultReason, Iova, PhysAddr, Requester};
-use portcullis_testing::machine::qemu::{Board, COPY_ENGINES, QemuMachine};
+use portcullis_testing::machine::qemu::{COPY_ENGINES, QemuMachine};
 use portcullis_testing::machine::riscv::{RiscvMachine, Stages, board, model, requester};
 use portcullis_testing::machine::still::Still;
 use portcullis_testing::machine::{Copy, Machine as _, MachineError};
@@ -23,10 +23,7 @@ type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 #[test]
 fn the_driver_governs_the_engines_of_qemu() -> Outcome {
-    let mut boards = Stages::ALL.map(board).to_vec();
-    // With MSI page tables, which the driver does not use, device contexts have the extended format.
-    boards.push(extended(board(Stages::Both)));
-    for board in boards {
+    for board in Stages::ALL.map(board) {
         match QemuMachine::start(&board, requester) {
             Err(MachineError::Qemu(QemuError::Absent { program })) => {
                 println!("skipped: {program} is not installed");
@@ -36,11 +33,6 @@ fn the_driver_governs_the_engines_of_qemu() -> Outcome {
         }
     }
     Ok(())
-}
-
-fn extended(board: Board) -> Board {
-    let arguments = board.arguments.iter().map(|argument| argument.replace("intremap=off", "intremap=on"));
-    Board { arguments: arguments.collect(), ..board }
 }
 
 fn governs(machine: &QemuMachine) -> Outcome {

@@ -23,26 +23,29 @@ pub enum Stages {
     Second,
     /// Both.
     Both,
+    /// Both, and MSI page tables: device contexts have the extended format.
+    Extended,
 }
 
 impl Stages {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::First, Self::Second, Self::Both];
+    pub const ALL: [Self; 4] = [Self::First, Self::Second, Self::Both, Self::Extended];
 
     const fn properties(self) -> &'static str {
         match self {
-            Self::First => "s-stage=on,g-stage=off",
-            Self::Second => "s-stage=off,g-stage=on",
-            Self::Both => "s-stage=on,g-stage=on",
+            Self::First => "s-stage=on,g-stage=off,intremap=off",
+            Self::Second => "s-stage=off,g-stage=on,intremap=off",
+            Self::Both => "s-stage=on,g-stage=on,intremap=off",
+            Self::Extended => "s-stage=on,g-stage=on,intremap=on",
         }
     }
 }
 
-/// QEMU's virt with this unit, without MSI translation (so with device contexts of the base format) and ATS.
+/// QEMU's virt with this unit, without ATS.
 #[must_use]
 pub fn board(stages: Stages) -> Board {
     // The first function with registers of its own: the bus gives it the first addresses.
-    let unit = format!("riscv-iommu-pci,addr=1,intremap=off,ats=off,{}", stages.properties());
+    let unit = format!("riscv-iommu-pci,addr=1,ats=off,{}", stages.properties());
     Board {
         program: "qemu-system-riscv64",
         arguments: ["-machine", "virt,memory-backend=ram", "-bios", "none", "-device", &unit]
@@ -78,6 +81,8 @@ pub fn like_qemu(stages: Stages) -> RiscvConfig {
         svpbmt: false,
         flag_updates: false,
         interrupts: Interrupts::Messages,
+        msi_tables: stages == Stages::Extended,
+        interrupt_files: stages == Stages::Extended,
         vectors: 4,
         counters: Some(31),
         debug: true,

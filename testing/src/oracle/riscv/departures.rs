@@ -155,6 +155,22 @@ pub const DEPARTURES: &[Departure<Riscv>] = &[
         example: |layout| changed((3, 0), layout, &[("device context, ta", 1)]),
     },
     Departure {
+        what: "does not look at the reserved bits of what extended device contexts add",
+        section: "2.1.2, 2.1.3.5, 2.1.3.6, 2.1.4",
+        translate: nothing,
+        explains: |evidence| {
+            let reserved = evidence.word("device context, msiptp") & 0x0fff_f000_0000_0000
+                | evidence.word("device context, msi_addr_mask") & 0xfff0_0000_0000_0000
+                | evidence.word("device context, msi_addr_pattern") & 0xfff0_0000_0000_0000
+                | evidence.word("device context, reserved");
+            evidence.expects(259) && reserved != 0
+        },
+        example: |layout| {
+            let shape = Shape { extended: true, ..shape(3, 0) };
+            Case::changed(shape, layout, &[("device context, reserved", 1)])
+        },
+    },
+    Departure {
         what: "does not look at D, A and U of entries that lead to tables",
         section: "Privileged Specification, Sv39 (reserved for future standard use)",
         translate: nothing,
