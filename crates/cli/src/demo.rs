@@ -164,7 +164,10 @@ fn start(socket: &Path, iommu: &str) -> Result<String, Failure> {
         warnings: Vec::new(),
         journal: 1 << 14,
         disk: None,
+        events: None,
+        holders: None,
         connections: 16,
+        resume_within: std::time::Duration::from_secs(60),
     };
     let (ready, is_ready) = mpsc::channel();
     thread::spawn(move || {

@@ -13,7 +13,7 @@ use std::{
 use common::{Running, eventually};
 use portcullis_client::{
     Client,
-    api::{Access, MapRequest, Range},
+    api::{Access, ListEvents, MapRequest, Range},
     device::SharedMemory,
 };
 use portcullis_manager::embedded::device::{Command, Operation, Outcome};
@@ -119,6 +119,20 @@ fn a_killed_service_takes_up_where_it_was() {
 }
 
 #[test]
+fn the_descriptor_that_a_client_got_last_is_the_one_that_is_kept() {
+    let mut service = Running::kept(&RUN);
+    let (mut a, first, _memory, space, number) = client(&service, "nic0");
+    let nic = a.quiesce("nic0").expect("stopped").remove(0).1.expect("a descriptor");
+    assert!(Command::new(Operation::Read, 0x10_0000, 8, 0).send(&first).is_err());
+    a.attach(space, "nic0", None).expect("attached");
+    a.map(space, Some(number), vec![at(0x10_0000, 2, Access::READ)]).expect("mapped");
+    service.kill();
+    service.again(&RUN);
+    assert_eq!(dma(&nic, Operation::Read, 0x10_0000, 0).0, Outcome::Done);
+    assert_eq!(service.client().resume(None).expect("resumed").devices, ["nic0"]);
+}
+
+#[test]
 fn without_anyone_who_keeps_descriptors_everything_is_blocked() {
     let mut service = Running::start(&RUN);
     let (mut a, nic, _memory, space, number) = client(&service, "nic0");
@@ -128,16 +142,165 @@ fn without_anyone_who_keeps_descriptors_everything_is_blocked() {
     service.again(&RUN);
     assert!(Command::new(Operation::Read, 0x10_0000, 8, 0).send(&nic).is_err());
     let mut a = service.client();
-    assert_eq!(a.resume(None).unwrap_err().refusal(), Some("NoSuchClient"));
+    // Whoever had something is told exactly what; others that nobody knows them.
+    for which in [None, Some(1)] {
+        let lost = a.resume(which).unwrap_err();
+        assert_eq!(lost.refusal(), Some("Lost"));
+        assert!(lost.to_string().contains("nic0 is blocked"), "{lost}");
+    }
+    assert_eq!(a.resume(Some(2)).unwrap_err().refusal(), Some("NoSuchClient"));
     let status = a.status().expect("a status");
     assert_eq!((status.claimed, status.mappings), (0, 0));
+    let events = a.events(&ListEvents::default()).expect("a list");
+    let told = events.iter().filter_map(|event| event.text.as_deref()).collect::<Vec<_>>();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].starts_with("nic0 of ") && told[0].ends_with("blocked, until they are claimed again"));
+    // It is claimed again, and lost again with a process whose client ended meanwhile.
+    let nic = a.claim("nic0").expect("claimed").remove(0).1.expect("a descriptor");
+    assert_eq!(dma(&nic, Operation::Read, 0x10_0000, 0).0, Outcome::Refused);
+    let mut gone = Program::new(env!("CARGO_BIN_EXE_portcullis"))
+        .args(["claim", "rogue0", "--memory", "4K", "--socket"])
+        .arg(service.socket())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the command runs");
+    let mut looker = service.client();
+    eventually("two devices are claimed", || looker.status().expect("a status").claimed == 2);
+    service.kill();
+    gone.kill().expect("killed");
+    gone.wait().expect("gone");
+    service.again(&RUN);
+    let mut a = service.client();
+    let lost = a.resume(None).unwrap_err();
+    assert!(lost.to_string().contains("nic0 is blocked"), "{lost}");
+    let events = a.events(&ListEvents::default()).expect("a list");
+    let told = events.iter().filter_map(|event| event.text.as_deref()).collect::<Vec<_>>();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told.iter().any(|text| text.starts_with("rogue0 of ") && text.ends_with("its client is gone")));
+    // A service that ended in order leaves nobody with anything.
+    let mut other = service.client();
+    other.claim("disk0").expect("claimed");
+    rustix::process::kill_process(
+        rustix::process::Pid::from_child(&service.child),
+        rustix::process::Signal::TERM,
+    )
+    .expect("asked to end");
+    service.child.wait().expect("ended");
+    service.again(&RUN);
+    assert_eq!(service.client().resume(None).unwrap_err().refusal(), Some("NoSuchClient"));
+}
+
+#[test]
+fn who_does_not_come_back_in_time_has_nothing_any_more() {
+    let user = rustix::process::geteuid().as_raw();
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("portcullis.toml");
+    let text = format!(
+        "[service]\nbackend = \"embedded\"\nresume-within = 1\n\n\
+         [[client]]\nname = \"lab\"\nusers = [{user}]\ndevices = [\"*\"]\n"
+    );
+    std::fs::write(&file, text).expect("written");
+    let arguments = ["--config", file.to_str().expect("text")];
+    let mut service = Running::kept(&arguments);
+    let (_a, nic, ..) = client(&service, "nic0");
+    service.kill();
+    service.again(&arguments);
+    let mut looker = service.client();
+    eventually("it is released", || looker.devices(Some("nic0")).expect("a list").remove(0).holder.is_none());
+    assert!(Command::new(Operation::Read, 0x10_0000, 8, 0).send(&nic).is_err());
+    assert_eq!(service.client().resume(None).unwrap_err().refusal(), Some("NoSuchClient"));
 }
 
 /// Killed amid requests, wherever it is then: what was answered holds, and what was not is there whole or not at all.
 #[test]
 fn killed_at_any_moment_it_widens_nothing() {
+    kill_amid_requests(Running::kept(&RUN), &RUN);
+}
+
+/// A guest's manager, as a client of a host's: both as processes.
+fn guest() -> (Running, tempfile::TempDir, [String; 2]) {
+    let host = Running::start(&RUN);
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("guest.toml");
+    let user = rustix::process::geteuid().as_raw();
+    let text = format!(
+        "[service]\nbackend = \"upstream\"\nupstream = {:?}\n\n\
+         [[client]]\nname = \"driver\"\nusers = [{user}]\ndevices = [\"*\"]\n",
+        host.socket()
+    );
+    std::fs::write(&file, text).expect("written");
+    (host, folder, ["--config".into(), file.to_str().expect("text").into()])
+}
+
+#[test]
+fn a_guests_manager_killed_at_any_moment_widens_nothing() {
+    let (_host, _folder, run) = guest();
+    let run = run.each_ref().map(String::as_str);
+    kill_amid_requests(Running::kept(&run), &run);
+}
+
+#[test]
+fn a_killed_guests_manager_takes_up_what_the_host_kept() {
+    let (host, _folder, run) = guest();
+    let run = run.each_ref().map(String::as_str);
+    let mut service = Running::kept(&run);
+    let (mut a, nic, memory, space, number) = client(&service, "nic0");
+    let grants = vec![at(0x10_0000, 2, Access::READ_WRITE), at(0x20_0000, 3, Access::READ)];
+    a.map(space, Some(number), grants).expect("mapped");
+    let accelerator = a.claim("accel0").expect("claimed").remove(0).1.expect("a descriptor");
+    let other = a.create_space().expect("a space");
+    a.attach(other, "accel0", Some(5)).expect("attached");
+    a.map(other, Some(number), vec![at(0x50_0000, 7, Access::READ)]).expect("mapped");
+    let mut gone = Program::new(env!("CARGO_BIN_EXE_portcullis"))
+        .args(["claim", "rogue0", "--memory", "4K", "--socket"])
+        .arg(service.socket())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the command runs");
+    let mut looker = service.client();
+    eventually("three devices are claimed", || looker.status().expect("a status").claimed == 3);
+    let mut above = host.client();
+    let mut listed = || above.grants(&Default::default()).expect("a list").grants;
+    eventually("all is granted above", || listed().len() == 4);
+    let before = listed();
+
+    service.kill();
+    // Nobody but the host is there, and it has nothing to do: the connection is kept.
+    assert_eq!(dma(&nic, Operation::Write, 0x10_0008, 0x77), (Outcome::Done, 0));
+    assert_eq!(dma(&nic, Operation::Write, 0x20_0000, 1).0, Outcome::Refused);
+    gone.kill().expect("killed");
+    gone.wait().expect("gone");
+    service.again(&run);
+    assert_eq!(memory.read::<u64>(2 * PAGE + 8).expect("in it"), 0x77);
+    assert_eq!(dma(&nic, Operation::Write, 0x10_0010, 0x78), (Outcome::Done, 0));
+    for (operation, address) in [(Operation::Write, 0x20_0000), (Operation::Read, 0x30_0000)] {
+        assert_eq!(dma(&nic, operation, address, 1).0, Outcome::Refused, "{address:#x}");
+    }
+    assert_eq!(dma(&accelerator, Operation::Read, 0x50_0000, 0).0, Outcome::Refused, "without the PASID");
+    // The host was asked for nothing that it had already, and what nobody comes back for is gone there.
+    let after = listed();
+    let kept: Vec<_> = before.iter().filter(|grant| grant.devices != ["rogue0"]).collect();
+    assert_eq!(after.iter().collect::<Vec<_>>(), kept);
+    let mut a = service.client();
+    let resumed = a.resume(None).expect("resumed");
+    assert_eq!((resumed.devices.len(), resumed.spaces, resumed.lost), (2, vec![space, other], Vec::new()));
+    a.map(space, Some(number), vec![at(0x40_0000, 5, Access::READ_WRITE)]).expect("mapped");
+    assert_eq!(dma(&nic, Operation::Write, 0x40_0000, 5).0, Outcome::Done);
+    a.unmap(space, vec![Range { iova: 0x10_0000, length: PAGE }]).expect("unmapped");
+    assert_eq!(dma(&nic, Operation::Read, 0x10_0000, 0).0, Outcome::Refused);
+    a.detach(other, "accel0", Some(5)).expect("detached");
+    a.destroy_space(other).expect("removed");
+    a.release("nic0", false).expect("released");
+    assert!(Command::new(Operation::Read, 0x20_0000, 8, 0).send(&nic).is_err());
+    drop(a);
+    eventually("nothing is granted above", || listed().is_empty());
+}
+
+/// Kills the service again and again while a client asks it to map and unmap.
+fn kill_amid_requests(mut service: Running, run: &[&str]) {
     const SLOTS: u64 = 32;
-    let mut service = Running::kept(&RUN);
     let (mut a, nic, memory, space, number) = client(&service, "nic0");
     for page in 0..64 {
         memory.write::<u64>(page * PAGE, page + 1).expect("in it");
@@ -191,7 +354,7 @@ fn killed_at_any_moment_it_widens_nothing() {
                 done.fetch_add(1, Ordering::Relaxed);
             }
         });
-        service.again(&RUN);
+        service.again(run);
         let mut reached = BTreeMap::new();
         for at_slot in 0..SLOTS {
             if let (Outcome::Done, value) = dma(&nic, Operation::Read, slot(at_slot), 0) {

@@ -59,6 +59,7 @@ fn refusal(name: &str) -> Errno {
     match name {
         "NoSuchDevice" | "NoSuchClient" | "NoSuchSpace" | "NoSuchMemory" | "NoSuchGrant" | "NotAttached"
         | "NotMapped" => Errno::NOENT,
+        "Lost" => Errno::STALE,
         "NotPermitted" => Errno::ACCESS,
         "NotClaimed" | "Unsafe" => Errno::PERM,
         "Held" | "Attached" | "InUse" => Errno::BUSY,

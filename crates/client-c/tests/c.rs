@@ -60,7 +60,10 @@ impl Running {
             warnings: Vec::new(),
             journal: 100,
             disk: None,
+            events: None,
+            holders: None,
             connections: 16,
+            resume_within: std::time::Duration::from_secs(60),
         };
         let (tell, ready) = mpsc::channel();
         std::thread::spawn(move || {

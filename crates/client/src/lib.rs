@@ -34,10 +34,11 @@ use std::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use api::{
-    Allow, Attach, Attached, Claimed, ClientInfo, Clients, Device, Devices, Faults, Follow, Followed,
-    Granted, Grants, Group, Groups, INTERFACE, Introduce, ListFaults, ListGrants, MESSAGE_LIMIT, Map,
-    MapReply, MapRequest, Memory, MemoryNumber, Named, Names, Nothing, Range, Region, Regions, Release,
-    Removed, Resume, Resumed, Revoke, Selection, SpaceNumber, Statistics, Status, Unit, Units, Unmap,
+    Allow, Attach, Attached, Claimed, ClientInfo, Clients, Device, Devices, Event, Events, Faults, Follow,
+    Followed, Granted, Grants, Group, Groups, INTERFACE, Introduce, ListEvents, ListFaults, ListGrants,
+    MESSAGE_LIMIT, Map, MapReply, MapRequest, Memory, MemoryNumber, Named, Names, Nothing, Range, Region,
+    Regions, Release, Removed, Resume, Resumed, Revoke, Selection, SpaceNumber, Statistics, Status, Unit,
+    Units, Unmap,
 };
 use frame::{FrameError, Frames};
 
@@ -426,6 +427,12 @@ impl Client {
     #[allow(clippy::missing_errors_doc)]
     pub fn faults(&mut self, which: &ListFaults) -> Result<Faults, Error> {
         self.call("ListFaults", which)
+    }
+
+    /// What happened.
+    #[allow(clippy::missing_errors_doc)]
+    pub fn events(&mut self, which: &ListEvents) -> Result<Vec<Event>, Error> {
+        Ok(self.call::<_, Events>("ListEvents", which)?.events)
     }
 
     /// Counts.

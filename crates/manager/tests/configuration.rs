@@ -26,6 +26,7 @@ const SAMPLE: &str = r#"
 socket = "/run/portcullis/manager"
 socket-mode = "0660"
 connections = 16
+resume-within = 300
 backend = "vfio"
 
 [journal]
@@ -64,10 +65,31 @@ access = "r"
 "#;
 
 #[test]
+fn clients_are_waited_for_a_second_to_a_day() {
+    for (seconds, fits) in [("0", false), ("1", true), ("86400", true), ("86401", false)] {
+        let read = toml(&format!("[service]\nresume-within = {seconds}\n"));
+        match read {
+            Ok(read) => {
+                assert!(fits, "{seconds}");
+                assert_eq!(read.resume_within.map(|it| it.as_secs().to_string()).as_deref(), Some(seconds));
+            }
+            Err(problems) => {
+                assert!(!fits, "{problems:?}");
+                let message = format!("a client cannot come back within {seconds} seconds");
+                assert_eq!(places(&problems), [(2, 17, message.as_str())]);
+                assert!(problems[0].help.as_ref().is_some_and(|help| help.contains("from 1 to 86400")));
+            }
+        }
+    }
+    assert_eq!(toml("").unwrap().resume_within, None);
+}
+
+#[test]
 fn a_whole_file_is_understood() {
     let configuration = toml(SAMPLE).unwrap();
     assert_eq!(configuration.backend, BackendChoice::Vfio);
     assert_eq!(configuration.socket_mode, Some(0o660));
+    assert_eq!(configuration.resume_within, Some(std::time::Duration::from_secs(300)));
     assert_eq!(configuration.journal.size, 16 << 20);
     assert_eq!(configuration.mode(), Mode::Require);
     assert_eq!(configuration.device("disk"), "0000:00:03.0");

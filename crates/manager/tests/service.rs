@@ -80,7 +80,10 @@ impl Service {
             warnings: Vec::new(),
             journal: 1000,
             disk: None,
+            events: None,
+            holders: None,
             connections: 1100,
+            resume_within: std::time::Duration::from_secs(60),
         };
         let (ready, is_ready) = std::sync::mpsc::channel();
         std::thread::spawn(move || {

@@ -31,6 +31,6 @@ pub use fault::{ConfigTable, Fault, FaultReason, StageNumber};
 pub use interrupt::{DeliveryMode, DestinationMode, InterruptMessage, InterruptRoute, TriggerMode};
 pub use invalidation::{ContextScope, InterruptScope, Invalidation, TranslationScope};
 pub use paging::{Granule, PagingFormat};
-pub use requester::{NotAPciAddress, Pasid, PciAddress, Requester};
+pub use requester::{NotAPciAddress, NotARequester, Pasid, PciAddress, Requester};
 pub use transaction::{Access, RequestType, Transaction};
 pub use translation::{Cacheability, MemoryAttributes, Shareability, Translation};

@@ -153,6 +153,37 @@ impl fmt::Display for Requester {
     }
 }
 
+impl FromStr for Requester {
+    type Err = NotARequester;
+
+    /// Reads what its text says.
+    fn from_str(text: &str) -> Result<Self, NotARequester> {
+        if let Ok(address) = text.parse() {
+            return Ok(Self::Pci(address));
+        }
+        let (kind, number) = text.split_once(" 0x").ok_or(NotARequester)?;
+        let id = u32::from_str_radix(number, 16).map_err(|_| NotARequester)?;
+        match kind {
+            "StreamID" => Ok(Self::Stream(id)),
+            "device_id" => Ok(Self::Device(id)),
+            "endpoint" => Ok(Self::Endpoint(id)),
+            _ => Err(NotARequester),
+        }
+    }
+}
+
+/// The text is not how a requester is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NotARequester;
+
+impl fmt::Display for NotARequester {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not a requester such as 0000:03:00.1 or StreamID 0x5")
+    }
+}
+
+impl core::error::Error for NotARequester {}
+
 /// A process address space within a requester, 20 bits: PASID on PCI, SubstreamID on Arm, process_id on RISC-V.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize)]
 #[serde(try_from = "u32", into = "u32")]
@@ -215,6 +246,9 @@ mod tests {
         ] {
             assert_eq!(wrong.parse::<PciAddress>(), Err(NotAPciAddress), "{wrong}");
         }
+        for wrong in ["", "StreamID", "StreamID 5", "stream 0x5", "endpoint 0x", "endpoint 0x100000000"] {
+            assert_eq!(wrong.parse::<Requester>(), Err(NotARequester), "{wrong}");
+        }
     }
 
     proptest::proptest! {
@@ -222,6 +256,19 @@ mod tests {
         fn text_gives_back_the_function(segment: u16, requester_id: u16) {
             let address = PciAddress { segment, requester_id };
             proptest::prop_assert_eq!(std::format!("{address}").parse(), Ok(address));
+        }
+
+        #[test]
+        fn text_gives_back_the_requester(requester_id: u16, id: u32) {
+            let pci = PciAddress { segment: 1, requester_id };
+            for requester in [
+                Requester::Pci(pci),
+                Requester::Stream(id),
+                Requester::Device(id),
+                Requester::Endpoint(id),
+            ] {
+                proptest::prop_assert_eq!(std::format!("{requester}").parse(), Ok(requester));
+            }
         }
     }
 }

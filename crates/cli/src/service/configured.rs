@@ -15,12 +15,15 @@ use portcullis_manager::{
     },
     core::{Accepted, Core, Pattern, Policy},
     host::Host,
-    journal::Disk,
+    journal::{Disk, EventsOnDisk},
     service::{Policies, Who},
 };
 use portcullis_spec::{Iova, Requester};
 
 use crate::exit::Failure;
+
+/// Bytes of the file of events, and of the one before it.
+const EVENTS_ON_DISK: u64 = 1 << 20;
 
 /// Reads a configuration; every problem of it is in the error.
 pub(super) fn load(file: &str) -> Result<Configuration, Failure> {
@@ -118,6 +121,12 @@ pub(super) fn disk(configuration: &Configuration) -> Result<Option<Disk>, Failur
     std::fs::create_dir_all(directory)?;
     // Two files share the bytes.
     Ok(Some(Disk::open(&directory.join("violations.json"), configuration.journal.size / 2)?))
+}
+
+/// What happens, on disk, where there is to be a journal.
+pub(super) fn events(configuration: &Configuration) -> Result<Option<EventsOnDisk>, Failure> {
+    let Some(directory) = &configuration.journal.directory else { return Ok(None) };
+    Ok(Some(EventsOnDisk::open(&directory.join("events.json"), EVENTS_ON_DISK)?))
 }
 
 /// Patterns that name a device which has another name now mean that.

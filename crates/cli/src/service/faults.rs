@@ -103,7 +103,7 @@ impl Args {
 }
 
 /// A stretch of time: seconds, or a number with `s`, `m`, `h` or `d`.
-fn span(text: &str) -> Result<Duration, String> {
+pub(super) fn span(text: &str) -> Result<Duration, String> {
     let wrong = || format!("`{text}` is no stretch of time such as 90, 10m, 2h or 1d");
     let (digits, seconds) = match text.char_indices().last() {
         Some((at, 's')) => (&text[..at], 1),
@@ -117,7 +117,7 @@ fn span(text: &str) -> Result<Duration, String> {
 }
 
 /// A time as tables show it, or with another zone's difference; or a day.
-fn moment(text: &str) -> Result<u64, String> {
+pub(super) fn moment(text: &str) -> Result<u64, String> {
     let time: Result<Timestamp, _> = text.parse();
     let time = time.or_else(|_| text.parse().and_then(|utc: DateTime| TimeZone::UTC.to_timestamp(utc)));
     let since = time.ok().and_then(|time| u64::try_from(time.as_nanosecond()).ok());

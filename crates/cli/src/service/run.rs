@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use portcullis_client::{api, socket_path, user_socket};
 use portcullis_manager::{
     Backend,
-    configuration::{BackendChoice, Configuration},
+    configuration::{BackendChoice, Configuration, RESUME_WITHIN},
     core::Core,
     embedded::{
         ARCHITECTURES,
@@ -107,6 +107,7 @@ pub(crate) fn run(arguments: &Args, output: &mut Output) -> Result<Exit, Failure
     backend.adopt(std::mem::take(&mut inherited.kept.backend));
     let socket = socket(arguments, &configuration);
     let disk = configured::disk(&configuration)?;
+    let events = configured::events(&configuration)?;
     if let Some(address) = configuration.metrics {
         inherited.open_metrics(address)?;
     }
@@ -131,14 +132,19 @@ pub(crate) fn run(arguments: &Args, output: &mut Output) -> Result<Exit, Failure
         devices: core.devices().map(|view| view.device.name.clone()).collect(),
         because,
     };
+    let mut holders = socket.clone().into_os_string();
+    holders.push(".clients");
     let settings = Settings {
+        holders: Some(holders.into()),
         socket,
         socket_mode: configuration.socket_mode.unwrap_or(0o666),
         policies,
         warnings,
         journal: if file.is_some() { configuration.journal.records } else { JOURNAL },
         disk,
+        events,
         connections: configuration.connections.unwrap_or(CONNECTIONS),
+        resume_within: configuration.resume_within.unwrap_or(RESUME_WITHIN),
     };
     serve(core, settings, inherited, |_| {
         output.show(&started, say).map_err(|failure| std::io::Error::other(failure.error))
@@ -254,6 +260,8 @@ fn log() {
     if std::env::var_os("JOURNAL_STREAM").is_some()
         && let Ok(journal) = tracing_journald::layer()
     {
+        // Fields under their own names: `journalctl REASON=not-mapped`.
+        let journal = journal.with_field_prefix(None);
         let _ = tracing_subscriber::registry().with(journal.with_filter(filter())).try_init();
         return;
     }

@@ -260,6 +260,9 @@ message! {
         spaces: Vec<u64>,
         /// Its memories.
         memories: Vec<Memory>,
+        /// Devices that it had and that could not be kept: blocked, until they are claimed again.
+        #[serde(default)]
+        lost: Vec<String>,
     }
     /// Parameters of `Allow`.
     #[serde(deny_unknown_fields)]
@@ -310,6 +313,31 @@ message! {
         /// There may have been more: what guards does not say how many it kept back.
         #[serde(default)]
         at_least: bool,
+    }
+    /// Parameters of `ListEvents`.
+    #[serde(deny_unknown_fields)]
+    ListEvents {
+        /// Only of the device of this name.
+        device: Option<String>,
+        /// Only of this client.
+        client: Option<String>,
+        /// Not before, in nanoseconds since the Unix epoch.
+        since: Option<u64>,
+        /// Not after.
+        until: Option<u64>,
+        /// Only those with a higher number.
+        after: Option<u64>,
+        /// Only those with a lower number.
+        before: Option<u64>,
+        /// The newest that fit, newest first.
+        newest: Option<bool>,
+        /// At most so many: the oldest that fit, unless the newest are asked for.
+        limit: Option<u64>,
+    }
+    /// Reply of `ListEvents`.
+    Events {
+        /// Oldest first, unless the newest were asked for.
+        events: Vec<Event>,
     }
     /// Parameters of `Follow`; both where neither is set.
     #[serde(deny_unknown_fields)]

@@ -206,6 +206,8 @@ message! {
     Event {
         /// Nanoseconds since the Unix epoch.
         time: u64,
+        /// Number, ascending, of those that are kept: all but grants and what is revoked.
+        number: Option<u64>,
         /// What: `claimed`, `granted`, …
         kind: String,
         /// To whom.

@@ -12,6 +12,7 @@ pub mod topology;
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use portcullis_firmware::user::{Mode, UserInput};
 use portcullis_spec::Access;
@@ -155,6 +156,9 @@ pub struct Alias {
     pub place: Place,
 }
 
+/// How long a client may take to come back after a crash of the service, unless configuration says.
+pub const RESUME_WITHIN: Duration = Duration::from_secs(60);
+
 /// Records of violations.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct JournalSettings {
@@ -193,6 +197,8 @@ pub struct Configuration {
     pub socket_mode: Option<u32>,
     /// Connections that one user may have.
     pub connections: Option<usize>,
+    /// How long a client may take to come back after a crash of the service; [`RESUME_WITHIN`] where it is not said.
+    pub resume_within: Option<Duration>,
     /// Which back end.
     pub backend: BackendChoice,
     /// Architecture of the embedded platform.

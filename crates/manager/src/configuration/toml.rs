@@ -2,6 +2,7 @@
 
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use portcullis_firmware::user::{Mode, toml as firmware};
 use portcullis_spec::Access;
@@ -74,6 +75,7 @@ struct ServiceTable {
     socket: Option<PathBuf>,
     socket_mode: Option<Spanned<String>>,
     connections: Option<usize>,
+    resume_within: Option<Spanned<u64>>,
     backend: Option<Spanned<BackendWord>>,
     iommu: Option<Spanned<String>>,
     upstream: Option<Spanned<PathBuf>>,
@@ -266,6 +268,9 @@ impl Reader<'_> {
             direct_regions: file.accept.direct_regions.into_iter().map(Pattern::new).collect(),
             ..Configuration::default()
         };
+        if let Some(within) = service.resume_within {
+            configuration.resume_within = self.resume_within(&within);
+        }
         if let Some(mode) = service.socket_mode {
             configuration.socket_mode = self.socket_mode(&mode);
         }
@@ -455,6 +460,17 @@ impl Reader<'_> {
                 None
             }
         }
+    }
+
+    /// While it is waited, a client's devices can be had by nobody else: a day is more than any restart takes.
+    fn resume_within(&mut self, within: &Spanned<u64>) -> Option<Duration> {
+        let seconds = *within.get_ref();
+        if (1..=86_400).contains(&seconds) {
+            return Some(Duration::from_secs(seconds));
+        }
+        let message = format!("a client cannot come back within {seconds} seconds");
+        self.problem(within.span(), message, "write seconds, from 1 to 86400 (a day)");
+        None
     }
 
     fn listen(&mut self, listen: &Spanned<String>) -> Option<std::net::SocketAddr> {

@@ -200,6 +200,8 @@ impl Core {
             }
         }
         self.bring_to_rest(&members);
+        // Devices may have other descriptors now.
+        self.kept_changed += 1;
         for (space, devices) in spaces {
             self.events.push(Event::Detached { client: self.client_name(client), space, devices });
         }

@@ -19,6 +19,12 @@ pub enum Refusal {
     /// The client does not exist (any more).
     #[error("the client is gone")]
     NoSuchClient,
+    /// The process had devices that could not be kept over a restart of the service. They are blocked.
+    #[error(
+        "what you had could not be kept over the restart of the service: {} blocked; close the descriptors that you have of \
+         it, connect anew and claim it again", are(.0)
+    )]
+    Lost(Vec<String>),
     /// The client has no space of that number.
     #[error("you have no space {0}")]
     NoSuchSpace(u64),
@@ -241,6 +247,11 @@ fn kind_name(kind: ReservedKind) -> &'static str {
     }
 }
 
+/// Names with their verb.
+fn are(names: &[String]) -> String {
+    format!("{} {}", names.join(", "), if names.len() == 1 { "is" } else { "are" })
+}
+
 impl Refusal {
     /// The name that the service's interface gives to this refusal: the same for every case that a program handles alike.
     #[must_use]
@@ -248,6 +259,7 @@ impl Refusal {
         match self {
             Self::NoSuchDevice(_) | Self::NotOneDevice(_) => "NoSuchDevice",
             Self::NoSuchClient => "NoSuchClient",
+            Self::Lost(_) => "Lost",
             Self::NoSuchSpace(_) => "NoSuchSpace",
             Self::NoSuchMemory(_) => "NoSuchMemory",
             Self::NoSuchGrant(_) => "NoSuchGrant",

@@ -376,6 +376,21 @@ impl Core {
         refused.map_or(Ok(()), Err)
     }
 
+    /// Clients whose processes are known.
+    pub fn identities(&self) -> impl Iterator<Item = (ClientId, &str, Identity)> {
+        let known = |(&id, client): (&ClientId, &'_ Client)| Some((id, client.identity?));
+        let named = |(id, identity): (ClientId, Identity)| {
+            let name = self.clients.get(&id).map_or("", |client| client.policy.name.as_str());
+            (id, name, identity)
+        };
+        self.clients.iter().filter_map(known).map(named)
+    }
+
+    /// Something that a person should know.
+    pub fn warn(&mut self, text: String) {
+        self.events.push(Event::Warning(text));
+    }
+
     /// Names of the devices that a client has.
     #[must_use]
     pub fn devices_of(&self, client: ClientId) -> Vec<String> {

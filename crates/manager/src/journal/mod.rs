@@ -5,6 +5,7 @@
 
 mod attribution;
 mod disk;
+mod events;
 mod reader;
 
 use std::{
@@ -17,13 +18,14 @@ use portcullis_spec::FaultReason;
 use crate::{inventory::DeviceId, violation::Violation};
 
 pub use attribution::{Attribution, Attributions};
-pub use disk::{Disk, DiskError};
+pub use disk::{Disk, DiskError, EventsOnDisk, Former};
+pub use events::{Events, WantedEvents};
 pub use reader::{Reader, Seen};
 
 /// One refused access, with whose it was.
 #[derive(Clone, Debug)]
 pub struct Record {
-    /// Number, ascending without gaps.
+    /// Number, ascending; without gaps since the start.
     pub number: u64,
     /// What was refused.
     pub violation: Violation,
@@ -63,6 +65,8 @@ pub struct Journal {
     ring: VecDeque<Record>,
     capacity: usize,
     next: u64,
+    /// Records of earlier processes that are in the ring, before all others.
+    former: u64,
     total: u64,
     lost: u64,
     by_device: HashMap<DeviceId, u64>,
@@ -79,12 +83,28 @@ impl Journal {
             ring: VecDeque::with_capacity(capacity),
             capacity,
             next: 1,
+            former: 0,
             total: 0,
             lost: 0,
             by_device: HashMap::new(),
             by_client: HashMap::new(),
             by_reason: Vec::new(),
         }
+    }
+
+    /// Takes up the records of earlier processes, oldest first, before any of its own; numbers go on after `last`. They are listed,
+    /// and not counted: counts are since the start.
+    pub fn take_up(&mut self, former: impl Iterator<Item = Record>, last: u64) {
+        for record in former {
+            self.next = self.next.max(record.number.saturating_add(1));
+            if self.ring.len() == self.capacity {
+                self.ring.pop_front();
+            }
+            self.former += 1;
+            self.ring.push_back(record);
+        }
+        self.former = self.former.min(self.ring.len() as u64);
+        self.next = self.next.max(last.saturating_add(1));
     }
 
     /// Counts and records a violation. Returns its number.
@@ -113,7 +133,11 @@ impl Journal {
         }
         if self.ring.len() == self.capacity {
             self.ring.pop_front();
-            self.lost += 1;
+            // Those of before were never counted here.
+            match self.former {
+                0 => self.lost += 1,
+                _ => self.former -= 1,
+            }
         }
         let number = self.next;
         self.next += 1;
@@ -129,12 +153,9 @@ impl Journal {
 
     /// Records that are wanted, oldest first.
     pub fn records<'a>(&'a self, wanted: &'a Wanted<'a>) -> impl DoubleEndedIterator<Item = &'a Record> {
-        // Numbers ascend without gaps, so the place of the first is known.
-        let first = self.ring.front().map_or(0, |r| r.number);
-        let skip =
-            usize::try_from(wanted.after.saturating_add(1).saturating_sub(first)).unwrap_or(usize::MAX);
-        let end = usize::try_from(wanted.before.saturating_sub(first)).unwrap_or(usize::MAX);
-        let (skip, end) = (skip.min(self.ring.len()), end.min(self.ring.len()));
+        // Numbers ascend.
+        let skip = self.ring.partition_point(|record| record.number <= wanted.after);
+        let end = self.ring.partition_point(|record| record.number < wanted.before);
         self.ring.range(skip.min(end)..end).filter(move |record| {
             let time = record.violation.time;
             let attribution = record.attribution.as_deref();

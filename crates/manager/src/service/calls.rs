@@ -210,6 +210,7 @@ impl Service {
             "ListGrants" => say(out, &self.grants(session, &read(parameters)?)?, false),
             "ListReserved" => say(out, &self.reserved(&read(parameters)?)?, false),
             "ListFaults" => say(out, &self.faults(session, &read(parameters)?)?, false),
+            "ListEvents" => say(out, &self.events(session, &read(parameters)?)?, false),
             "GetStatistics" => {
                 read::<api::Nothing>(parameters)?;
                 say(out, &self.statistics(), false);

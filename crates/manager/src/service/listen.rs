@@ -154,6 +154,7 @@ async fn accept(service: &Rc<Service>, listener: &UnixListener) -> Result<(), En
         service.core().disconnect(client);
     }
     service.publish();
+    service.holders.forget();
     match service.core().safe_state() {
         Some(why) => Err(Ended::SafeState(why.to_owned())),
         None => Ok(()),

@@ -6,7 +6,7 @@ use super::{Service, Session, message};
 use crate::{
     core::{Core, Refusal},
     inventory::{DeviceId, UnitId},
-    journal::Wanted,
+    journal::{Wanted, WantedEvents},
 };
 
 /// Grants or faults in one answer, unless fewer are asked for.
@@ -223,6 +223,37 @@ impl Service {
             records.take(limit).map(message::fault_message).collect()
         };
         Ok(api::Faults { faults, total: journal.total(), lost: journal.lost(), at_least })
+    }
+
+    pub(super) fn events(&self, session: &Session, which: &api::ListEvents) -> Result<api::Events, Refusal> {
+        let own = session.policy.name.as_str();
+        if !session.operator && which.client.as_deref().is_some_and(|client| client != own) {
+            return Err(Refusal::NotPermitted {
+                client: own.into(),
+                what: "others' events".into(),
+                why: "only operators see them".into(),
+            });
+        }
+        let wanted = WantedEvents {
+            device: which.device.as_deref(),
+            client: which.client.as_deref(),
+            since: which.since.unwrap_or(0),
+            until: which.until.unwrap_or(0),
+            after: which.after.unwrap_or(0),
+            before: which.before.unwrap_or(u64::MAX),
+        };
+        let limit = which.limit.unwrap_or(LIMIT).min(MOST) as usize;
+        let events = self.events.borrow();
+        let may_see = |event: &&api::Event| {
+            session.operator || super::is_public(event) || event.client.as_deref() == Some(own)
+        };
+        let seen = events.wanted(&wanted).filter(may_see);
+        let events = if which.newest == Some(true) {
+            seen.rev().take(limit).cloned().collect()
+        } else {
+            seen.take(limit).cloned().collect()
+        };
+        Ok(api::Events { events })
     }
 
     pub(super) fn statistics(&self) -> api::Statistics {

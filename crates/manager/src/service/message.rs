@@ -144,6 +144,33 @@ pub fn reason(reason: FaultReason) -> &'static str {
     }
 }
 
+/// The reason that the interface's word stands for; of those that share a word, the first.
+pub(crate) fn reason_of(word: &str) -> FaultReason {
+    use FaultReason as Reason;
+    use portcullis_spec::ConfigTable as Table;
+    [
+        Reason::RequestBlocked,
+        Reason::RequesterUnsupported,
+        Reason::EntryNotPresent(Table::Pasid),
+        Reason::EntryInvalid(Table::Device),
+        Reason::TableUnreadable(Table::Device),
+        Reason::PasidUnsupported,
+        Reason::AddressSize,
+        Reason::NotMapped,
+        Reason::PermissionDenied,
+        Reason::PrivilegeDenied,
+        Reason::AccessFlag,
+        Reason::PagingEntryInvalid,
+        Reason::PagingEntryUnreadable,
+        Reason::ReservedRange,
+        Reason::InterruptBlocked,
+        Reason::TranslatedBlocked,
+    ]
+    .into_iter()
+    .find(|one| reason(*one) == word)
+    .unwrap_or(Reason::Internal)
+}
+
 /// A record in the interface's words.
 #[must_use]
 pub fn fault_message(record: &Record) -> api::Fault {

@@ -5,6 +5,8 @@
 //! | `listen` | the socket, from systemd or of its own, and the loop that accepts |
 //! | `connection` | one connection, from its first byte to the release of what its client had |
 //! | `calls` | one call: from its text to its answer |
+//! | `former` | violations of earlier processes, from the disk |
+//! | `had` | who has what, for a restart that cannot keep it |
 //! | `lists` | everything that can be listed |
 //! | `message` | from the core's words to the interface's |
 //! | `memory` | descriptors that clients bring |
@@ -19,6 +21,8 @@
 mod budget;
 mod calls;
 mod connection;
+mod former;
+mod had;
 mod listen;
 mod lists;
 mod memory;
@@ -32,10 +36,10 @@ mod watch;
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError, RwLock},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use portcullis_client::api;
@@ -43,15 +47,19 @@ use tokio::sync::{Notify, broadcast};
 
 use crate::{
     core::{ClientId, Core, Event, Policy, Refusal, Restored},
-    journal::{Attributions, Disk, Journal, Reader, Record, Seen},
+    journal::{Attributions, Disk, Events, EventsOnDisk, Journal, Reader, Record, Seen},
 };
 use connection::Told;
 
+pub(crate) use former::violation;
 pub use listen::{Ended, serve};
 pub use memory::{BadMemory, Sealed};
 pub use message::{fault_message, reason};
 pub use policies::{Peer, Policies, Who};
 pub use systemd::Inherited;
+
+/// Events that are kept.
+const EVENTS: usize = 4096;
 
 /// Events that wait for one who follows before some are left out.
 const FOLLOWED: usize = 4096;
@@ -71,8 +79,14 @@ pub struct Settings {
     pub journal: usize,
     /// And on disk.
     pub disk: Option<Disk>,
+    /// What happens, on disk.
+    pub events: Option<EventsOnDisk>,
     /// Connections that one user may have.
     pub connections: usize,
+    /// How long a client of a former process may take to come back.
+    pub resume_within: Duration,
+    /// File in which it stands who has which devices, for the next process.
+    pub holders: Option<PathBuf>,
 }
 
 /// One connection's client.
@@ -90,6 +104,7 @@ struct Service {
     core: Arc<Mutex<Core>>,
     journal: Arc<Mutex<Journal>>,
     attributions: Arc<RwLock<Arc<Attributions>>>,
+    events: RefCell<Events>,
     /// For which state of the core the attributions were made.
     attributed: Cell<u64>,
     /// For which state of the core descriptors were left with systemd.
@@ -102,9 +117,11 @@ struct Service {
     started: u64,
     calls: Cell<u64>,
     peers: RefCell<BTreeMap<ClientId, Peer>>,
-    /// Names of the descriptors that are left with systemd.
-    kept: RefCell<BTreeSet<String>>,
+    /// The descriptors that are left with systemd, by name.
+    kept: RefCell<BTreeMap<String, systemd::File>>,
     budget: budget::Budget,
+    resume_within: Duration,
+    holders: had::Holders,
     /// Told when everything was blocked.
     blocked: Arc<Notify>,
 }
@@ -117,15 +134,21 @@ pub(crate) fn now() -> u64 {
 impl Service {
     /// Puts a core into service; its violations are read from now on.
     fn new(mut core: Core, settings: Settings) -> Self {
+        let holders = had::Holders::take_up(settings.holders, &mut core);
         let source = core.violations();
+        let mut journal = Journal::new(settings.journal);
+        if let Some(disk) = &settings.disk {
+            former::take_up(&mut journal, disk.former(settings.journal), &core);
+        }
         let attributions = Arc::new(RwLock::new(Arc::new(Attributions::of(&core))));
         let service = Self {
             attributed: Cell::new(core.holders_changed()),
             left: Cell::new(u64::MAX),
             absent: RefCell::default(),
             core: Arc::new(Mutex::new(core)),
-            journal: Arc::new(Mutex::new(Journal::new(settings.journal))),
+            journal: Arc::new(Mutex::new(journal)),
             attributions,
+            events: RefCell::new(Events::new(EVENTS, settings.events)),
             followers: broadcast::channel(FOLLOWED).0,
             policies: settings.policies,
             warnings: settings.warnings,
@@ -134,6 +157,8 @@ impl Service {
             peers: RefCell::default(),
             kept: RefCell::default(),
             budget: budget::Budget::new(settings.connections),
+            resume_within: settings.resume_within,
+            holders,
             blocked: Arc::new(Notify::new()),
         };
         if let Some(source) = source {
@@ -175,7 +200,7 @@ impl Service {
         if let Some(client) = session.client {
             return Ok(client);
         }
-        let identity = systemd::keeps().then(|| resume::identity(&session.peer)).flatten();
+        let identity = resume::identity(&session.peer);
         let client = self.core().connect_as(session.policy.clone(), identity)?;
         session.client = Some(client);
         self.peers.borrow_mut().insert(client, session.peer);
@@ -216,6 +241,10 @@ impl Service {
             let changed = core.holders_changed();
             let kept = core.kept_changed();
             let attributions = (changed != self.attributed.get()).then(|| Attributions::of(&core));
+            if attributions.is_some() || self.left.get() == u64::MAX {
+                systemd::status(&core);
+                self.holders.write(&core);
+            }
             (core.take_events(), changed, kept, attributions)
         };
         if self.left.replace(kept) != kept {
@@ -226,21 +255,36 @@ impl Service {
             self.attributed.set(changed);
         }
         let time = now();
+        let follow = self.followers.receiver_count() > 0;
+        let mut kept = self.events.borrow_mut();
         for event in events {
             log(&event);
             if matches!(event, Event::SafeState(_)) {
                 self.blocked.notify_one();
             }
-            if self.followers.receiver_count() > 0 {
-                let event = message::event(time, &event);
+            // Of grants there are too many to keep each.
+            let keep = !matches!(event, Event::Granted { .. } | Event::Revoked { .. });
+            if !keep && !follow {
+                continue;
+            }
+            let mut event = message::event(time, &event);
+            if keep {
+                kept.push(&mut event);
+            }
+            if follow {
                 let client = event.client.as_deref().map(Into::into);
-                // Who has what is the client's own affair; that a device comes or goes is everyone's.
-                let public = matches!(event.kind.as_str(), "appeared" | "disappeared" | "safe-state");
+                let public = is_public(&event);
                 let said = Arc::new(api::Followed { event: Some(event), ..api::Followed::default() });
                 let _ = self.followers.send(Told { said, client, public });
             }
         }
+        kept.flush();
     }
+}
+
+/// Who has what is the client's own affair; that a device comes or goes is everyone's.
+fn is_public(event: &api::Event) -> bool {
+    matches!(event.kind.as_str(), "appeared" | "disappeared" | "safe-state")
 }
 
 /// To the journal of the system, with its fields.

@@ -1,9 +1,9 @@
 //! Clients of a former process: they have what they had, and are waited for.
 //!
-//! A client is a process, known by its number and the moment of its start. While it lives, what it had stays its own for
-//! [`PATIENCE`]; when it dies, or does not come back, that is released as it would have been.
+//! A client is a process, known by its number and the moment of its start. While it lives, what it had stays its own as long as
+//! configured; when it dies, or does not come back, that is released as it would have been.
 
-use std::{rc::Rc, time::Duration};
+use std::rc::Rc;
 
 use portcullis_client::api;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -13,9 +13,6 @@ use crate::{
     backend::MemoryId,
     core::{ClientId, Core, Identity, Kept, Refusal, Restored},
 };
-
-/// How long a client may take to come back.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Who the peer is, where the kernel shows it.
 pub(super) fn identity(peer: &Peer) -> Option<Identity> {
@@ -33,11 +30,16 @@ fn started(pid: i32) -> Option<u64> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
+/// Whether the very process still runs.
+pub(super) fn lives(identity: &Identity) -> bool {
+    started(identity.pid) == Some(identity.started)
+}
+
 /// Takes up what a former process left, for clients that live; from here on what clients have outlives this process too.
 pub(super) fn take_up(core: &mut Core, policies: &Policies, kept: Kept) -> Vec<Restored> {
     let (restored, number) = core.restore(kept, |identity, name| {
         let peer = Peer { pid: identity.pid, uid: identity.uid, gid: identity.gid };
-        if started(identity.pid) != Some(identity.started) {
+        if !lives(identity) {
             return None;
         }
         let own = policies.of(&peer);
@@ -66,13 +68,13 @@ pub(super) fn wait_for(service: &Rc<Service>, restored: Vec<Restored>) {
             let end = async {
                 let pid = Pid::from_raw(identity.pid)?;
                 let process = pidfd_open(pid, PidfdFlags::NONBLOCK).ok()?;
-                if started(identity.pid) == Some(identity.started) {
+                if lives(&identity) {
                     let process = watch(process).ok()?;
                     process.readable().await.ok()?.retain_ready();
                 }
                 Some(())
             };
-            let _ = tokio::time::timeout(PATIENCE, end).await;
+            let _ = tokio::time::timeout(service.resume_within, end).await;
             service.give_up_on(client);
         });
     }
@@ -103,7 +105,11 @@ impl Service {
             .map(|one| one.client)
             .collect();
         let client = match mine.as_slice() {
-            [] => return Err(Refusal::NoSuchClient.into()),
+            [] => {
+                let lost = me.map(|me| self.holders.lost(&me, which)).unwrap_or_default();
+                let refusal = if lost.is_empty() { Refusal::NoSuchClient } else { Refusal::Lost(lost) };
+                return Err(refusal.into());
+            }
             [one] => *one,
             several => {
                 let numbers: Vec<String> = several.iter().map(|client| client.0.to_string()).collect();
@@ -123,6 +129,7 @@ impl Service {
             devices: core.devices_of(client),
             spaces: core.spaces(client).map(|(space, _)| space).collect(),
             memories: core.memories_of(client).map(memory).collect(),
+            lost: self.holders.lost(&one.identity, Some(client.0)),
         })
     }
 }

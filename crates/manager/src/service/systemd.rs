@@ -4,7 +4,7 @@
 #![allow(unsafe_code)]
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     os::{
         fd::{AsFd, FromRawFd, OwnedFd},
         unix::net::UnixListener,
@@ -30,8 +30,15 @@ pub struct Inherited {
     pub kept: Kept,
     /// Where the metrics page is served, opened while the process still may.
     pub metrics: Option<std::net::TcpListener>,
-    /// Names of those descriptors, which systemd has until it is told to forget them.
-    names: BTreeSet<String>,
+    /// Those descriptors by name, which systemd has until it is told to forget them.
+    names: BTreeMap<String, File>,
+}
+
+/// What tells descriptors of one name apart: the file that they lead to.
+pub(super) type File = Option<(u64, u64)>;
+
+fn file(descriptor: impl AsFd) -> File {
+    rustix::fs::fstat(descriptor).ok().map(|stat| (stat.st_dev, stat.st_ino))
 }
 
 impl Inherited {
@@ -58,7 +65,7 @@ impl Inherited {
             if SOCKET_NAMES.contains(&name.as_str()) || name == "unknown" {
                 inherited.socket.get_or_insert_with(|| descriptor.into());
             } else {
-                inherited.names.insert(name.clone());
+                inherited.names.insert(name.clone(), file(&descriptor));
                 kept.push((name, descriptor));
             }
         }
@@ -75,6 +82,20 @@ fn tell(states: &[NotifyState<'_>]) {
 
 pub(super) fn ready() {
     tell(&[NotifyState::Ready, NotifyState::MainPid(std::process::id())]);
+}
+
+/// What a person reads in `systemctl status`.
+pub(super) fn status(core: &crate::core::Core) {
+    if !keeps() {
+        return;
+    }
+    let devices = core.devices().count();
+    let claimed = core.devices().filter(|view| view.holder.is_some()).count();
+    let text = match core.safe_state() {
+        Some(why) => format!("Everything is blocked: {why}"),
+        None => format!("Guarding {devices} devices, {claimed} of them claimed"),
+    };
+    tell(&[NotifyState::Status(&text)]);
 }
 
 pub(super) fn stopping() {
@@ -105,15 +126,20 @@ pub(super) fn keep(service: &Service) {
     let now = core.kept();
     let mut gone = std::mem::take(&mut *kept);
     for (name, descriptor) in now {
-        if !gone.remove(&name) {
+        let leads_to = file(descriptor);
+        let before = gone.remove(&name);
+        if before.is_some_and(|before| before != leads_to) {
+            tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(&name)]);
+        }
+        if before != Some(leads_to) {
             let states = [NotifyState::FdStore, NotifyState::FdName(&name)];
             if let Err(error) = sd_notify::notify_with_fds(&states, &[descriptor]) {
                 tracing::warn!(%error, name, "not kept over a restart");
             }
         }
-        kept.insert(name);
+        kept.insert(name, leads_to);
     }
-    for name in gone {
+    for name in gone.into_keys() {
         tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(&name)]);
     }
     if *kept != before

@@ -4,9 +4,11 @@
 //! what the guest was given. It can therefore narrow and never widen. Devices, memory and descriptors are passed through;
 //! violations come as the host reports them for this guest.
 
+mod resume;
+
 use std::{
     collections::BTreeMap,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -16,7 +18,7 @@ use portcullis_client::{
     Client, Error,
     api::{self, MapRequest},
 };
-use portcullis_spec::{Access, Fault, FaultReason, Iova, Pasid, RequestType, Requester};
+use portcullis_spec::{Access, Iova, Pasid, Requester};
 
 use crate::{
     backend::{Backend, BackendError, Capabilities, Mapping, MemoryId, Source, SpaceId, ViolationSource},
@@ -24,8 +26,11 @@ use crate::{
         Device, DeviceId, DeviceKind, Group, GroupId, Inventory, ReservedKind, ReservedRegion, Unit,
         UnitCapabilities, UnitId, UnitKind,
     },
-    violation::{RawRecord, Violation},
+    service::violation,
+    violation::Violation,
 };
+
+use resume::{Adopted, Memories};
 
 /// Mappings in one call to the host.
 const BATCH: usize = 4096;
@@ -36,9 +41,16 @@ pub struct Upstream {
     name: Option<String>,
     client: Client,
     devices: Vec<String>,
-    descriptors: BTreeMap<DeviceId, OwnedFd>,
+    /// Of devices, each with the name under which it is kept.
+    descriptors: BTreeMap<DeviceId, (String, OwnedFd)>,
+    /// Descriptors that were handed to us so far: no two are kept under one name.
+    handed: u64,
     spaces: BTreeMap<SpaceId, u64>,
     memories: BTreeMap<MemoryId, u64>,
+    /// Which of the host's memories ours are, for the next process.
+    state: Option<Memories>,
+    /// A former process's connection, until [`Backend::settle`].
+    adopted: Option<Adopted>,
     simulated: bool,
     counts_violations: bool,
     read: bool,
@@ -58,8 +70,11 @@ impl Upstream {
             client,
             devices: Vec::new(),
             descriptors: BTreeMap::new(),
+            handed: 0,
             spaces: BTreeMap::new(),
             memories: BTreeMap::new(),
+            state: Memories::new().inspect_err(not_kept).ok(),
+            adopted: None,
             simulated: status.simulated,
             counts_violations: !status.at_least,
             read: false,
@@ -70,9 +85,78 @@ impl Upstream {
         self.devices.get(device.0 as usize).cloned().ok_or(BackendError::Gone)
     }
 
+    fn note_memory(&mut self, memory: MemoryId, host: Option<u64>) {
+        let noted = self.state.as_mut().map_or(Ok(()), |state| state.note(memory, host));
+        if noted.inspect_err(not_kept).is_err() {
+            // Numbers that are not true are worse than none: the connection is not kept without them.
+            self.state = None;
+        }
+    }
+
+    /// Stops, cuts off and resets a device with its group; their names.
+    fn stop(&mut self, name: &str) -> Result<Vec<String>, BackendError> {
+        let stopped = self.client.quiesce(name).map_err(unknown("stopping a device"))?;
+        let mut names = Vec::new();
+        for (claimed, descriptor) in stopped {
+            if let Some(at) = self.devices.iter().position(|d| *d == claimed) {
+                self.descriptors.remove(&DeviceId(at as u32));
+                self.has(DeviceId(at as u32), &claimed, descriptor);
+            }
+            names.push(claimed);
+        }
+        Ok(names)
+    }
+
+    fn has(&mut self, device: DeviceId, name: &str, descriptor: Option<OwnedFd>) {
+        if let Some(descriptor) = descriptor {
+            self.handed += 1;
+            self.descriptors.insert(device, (resume::device(self.handed, name), descriptor));
+        }
+    }
+
+    fn map_all(&mut self, number: u64, mappings: &[Mapping]) -> Result<(), (usize, BackendError)> {
+        let mut done = 0;
+        while done < mappings.len() {
+            let Source::Memory(memory, _) = mappings[done].source else {
+                let why = "a guest's manager knows no physical addresses".into();
+                return Err((done, BackendError::Unsupported { what: "a grant of physical addresses", why }));
+            };
+            // As many of the same memory as one call takes.
+            let same = |m: &&Mapping| matches!(m.source, Source::Memory(other, _) if other == memory);
+            let part: Vec<&Mapping> = mappings[done..].iter().take_while(same).take(BATCH).collect();
+            let requests = part.iter().map(|mapping| MapRequest {
+                offset: match mapping.source {
+                    Source::Memory(_, offset) => offset,
+                    Source::Physical(address) => address.0,
+                },
+                iova: Some(mapping.iova.0),
+                length: mapping.length,
+                access: api::Access {
+                    read: mapping.access.contains(Access::READ),
+                    write: mapping.access.contains(Access::WRITE),
+                    execute: mapping.access.contains(Access::EXECUTE),
+                },
+            });
+            let above = self.memories.get(&memory).copied();
+            let granted = self.client.map(number, above, requests.collect());
+            granted.map_err(|error| (done, failed("mapping")(error)))?;
+            done += part.len();
+        }
+        Ok(())
+    }
+
+    /// What a space that the host does not know yet is to map.
+    fn pending(&mut self, space: SpaceId) -> Option<&mut Vec<Mapping>> {
+        self.adopted.as_mut()?.pending.get_mut(&space)
+    }
+
     fn space(&self, space: SpaceId) -> Result<u64, BackendError> {
         self.spaces.get(&space).copied().ok_or_else(|| BackendError::Unknown(format!("no such {space:?}")))
     }
+}
+
+fn not_kept(error: &std::io::Error) {
+    tracing::warn!(%error, "the connection to the manager above does not survive a crash");
 }
 
 fn connect(socket: &Path, name: Option<&str>) -> Result<(Client, api::Status), Error> {
@@ -123,6 +207,7 @@ impl Backend for Upstream {
     /// Everything that the host gives us is claimed at once, so that nobody else has it and all of it is blocked.
     fn inventory(&mut self) -> Result<Inventory, BackendError> {
         let units = self.client.units().map_err(failed("listing units"))?;
+        let you = self.client.status().map_err(failed("asking who we are"))?.you;
         let all = self.client.devices(None).map_err(failed("listing devices"))?;
         let groups = self.client.groups().map_err(failed("listing groups"))?;
         let reasons =
@@ -130,15 +215,16 @@ impl Backend for Upstream {
         let mut inventory = Inventory::default();
         let mut mine = Vec::new();
         for device in all {
-            if let Ok(claimed) = self.client.claim(&device.name) {
-                for (name, descriptor) in claimed {
-                    if name == device.name {
-                        if let Some(descriptor) = descriptor {
-                            self.descriptors.insert(DeviceId(mine.len() as u32), descriptor);
-                        }
-                        mine.push(device.clone());
-                    }
-                }
+            let id = DeviceId(mine.len() as u32);
+            // Claiming it once more would put another descriptor in the place of the one that its client has.
+            if let Some(kept) = self.kept_device(&device, &you) {
+                self.descriptors.insert(id, kept);
+                mine.push(device.clone());
+            } else if let Ok(claimed) = self.client.claim(&device.name)
+                && let Some((name, descriptor)) = claimed.into_iter().find(|(name, _)| *name == device.name)
+            {
+                self.has(id, &name, descriptor);
+                mine.push(device.clone());
             }
         }
         for unit in &units {
@@ -211,16 +297,23 @@ impl Backend for Upstream {
     /// The host stops, cuts off and resets at once.
     fn quiesce(&mut self, device: DeviceId) -> Result<(), BackendError> {
         let name = self.name_of(device)?;
-        self.descriptors.remove(&device);
-        let stopped = self.client.quiesce(&name).map_err(unknown("stopping a device"))?;
-        for (claimed, descriptor) in stopped {
-            if let (Some(at), Some(descriptor)) =
-                (self.devices.iter().position(|d| *d == claimed), descriptor)
-            {
-                self.descriptors.insert(DeviceId(at as u32), descriptor);
-            }
-        }
+        self.stop(&name).map(|_| ())
+    }
+
+    /// What the host says that they reach is looked at when they are attached.
+    fn resume(&mut self, devices: &[DeviceId]) -> Result<(), BackendError> {
+        let names: Vec<String> =
+            devices.iter().map(|&device| self.name_of(device)).collect::<Result<_, _>>()?;
+        let Some(adopted) = &mut self.adopted else {
+            let (what, why) = ("taking up what a former process had", "its connection was not kept".into());
+            return Err(BackendError::Unsupported { what, why });
+        };
+        adopted.resumed.extend(names);
         Ok(())
+    }
+
+    fn settle(&mut self) -> Result<(), BackendError> {
+        self.settle_adopted()
     }
 
     fn reset(&mut self, _device: DeviceId) -> Result<(), BackendError> {
@@ -233,7 +326,7 @@ impl Backend for Upstream {
 
     fn device_descriptor(&mut self, device: DeviceId) -> Result<Option<OwnedFd>, BackendError> {
         let system = |source| BackendError::System { what: "passing a descriptor on".into(), source };
-        self.descriptors.get(&device).map(|descriptor| descriptor.try_clone().map_err(system)).transpose()
+        self.descriptors.get(&device).map(|(_, own)| own.try_clone().map_err(system)).transpose()
     }
 
     fn set_interrupts(&mut self, device: DeviceId, events: Vec<OwnedFd>) -> Result<(), BackendError> {
@@ -252,25 +345,41 @@ impl Backend for Upstream {
         _length: u64,
         _writable: bool,
     ) -> Result<(), BackendError> {
+        let known = self.adopted.as_ref().and_then(|adopted| adopted.memories.get(&memory).copied());
+        if let Some(number) = known {
+            self.memories.insert(memory, number);
+            return Ok(());
+        }
         let number = self.client.add_memory(file.as_fd()).map_err(failed("registering memory"))?.memory;
         self.memories.insert(memory, number);
+        self.note_memory(memory, Some(number));
         Ok(())
     }
 
     fn remove_memory(&mut self, memory: MemoryId) -> Result<(), BackendError> {
         match self.memories.remove(&memory) {
-            Some(number) => self.client.remove_memory(number).map_err(unknown("forgetting memory")),
+            Some(number) => {
+                self.note_memory(memory, None);
+                self.client.remove_memory(number).map_err(unknown("forgetting memory"))
+            }
             None => Ok(()),
         }
     }
 
     fn create_space(&mut self, space: SpaceId, _unit: UnitId) -> Result<(), BackendError> {
+        if let Some(adopted) = &mut self.adopted {
+            adopted.pending.insert(space, Vec::new());
+            return Ok(());
+        }
         let number = self.client.create_space().map_err(failed("making a space"))?;
         self.spaces.insert(space, number);
         Ok(())
     }
 
     fn destroy_space(&mut self, space: SpaceId) -> Result<(), BackendError> {
+        if let Some(adopted) = &mut self.adopted {
+            adopted.pending.remove(&space);
+        }
         match self.spaces.remove(&space) {
             Some(number) => self.client.destroy_space(number).map_err(unknown("removing a space")),
             None => Ok(()),
@@ -278,6 +387,10 @@ impl Backend for Upstream {
     }
 
     fn attach(&mut self, space: SpaceId, device: DeviceId, pasid: Option<Pasid>) -> Result<(), BackendError> {
+        if self.adopted.is_some() {
+            let name = self.name_of(device)?;
+            return self.take_up_attachment(space, &name, pasid);
+        }
         let (number, name) = (self.space(space)?, self.name_of(device)?);
         let pasid = pasid.map(Pasid::value);
         self.client.attach(number, &name, pasid).map(|_| ()).map_err(failed("attaching"))
@@ -297,35 +410,12 @@ impl Backend for Upstream {
     }
 
     fn map_batch(&mut self, space: SpaceId, mappings: &[Mapping]) -> Result<(), (usize, BackendError)> {
-        let number = self.space(space).map_err(|error| (0, error))?;
-        let mut done = 0;
-        while done < mappings.len() {
-            let Source::Memory(memory, _) = mappings[done].source else {
-                let why = "a guest's manager knows no physical addresses".into();
-                return Err((done, BackendError::Unsupported { what: "a grant of physical addresses", why }));
-            };
-            // As many of the same memory as one call takes.
-            let same = |m: &&Mapping| matches!(m.source, Source::Memory(other, _) if other == memory);
-            let part: Vec<&Mapping> = mappings[done..].iter().take_while(same).take(BATCH).collect();
-            let requests = part.iter().map(|mapping| MapRequest {
-                offset: match mapping.source {
-                    Source::Memory(_, offset) => offset,
-                    Source::Physical(address) => address.0,
-                },
-                iova: Some(mapping.iova.0),
-                length: mapping.length,
-                access: api::Access {
-                    read: mapping.access.contains(Access::READ),
-                    write: mapping.access.contains(Access::WRITE),
-                    execute: mapping.access.contains(Access::EXECUTE),
-                },
-            });
-            let above = self.memories.get(&memory).copied();
-            let granted = self.client.map(number, above, requests.collect());
-            granted.map_err(|error| (done, failed("mapping")(error)))?;
-            done += part.len();
+        if let Some(pending) = self.pending(space) {
+            pending.extend_from_slice(mappings);
+            return Ok(());
         }
-        Ok(())
+        let number = self.space(space).map_err(|error| (0, error))?;
+        self.map_all(number, mappings)
     }
 
     fn unmap(&mut self, space: SpaceId, mapping: &Mapping) -> Result<(), BackendError> {
@@ -333,12 +423,44 @@ impl Backend for Upstream {
     }
 
     fn unmap_batch(&mut self, space: SpaceId, mappings: &[Mapping]) -> Result<(), BackendError> {
+        if let Some(pending) = self.pending(space) {
+            pending.retain(|one| !mappings.contains(one));
+            return Ok(());
+        }
         let number = self.space(space)?;
         for part in mappings.chunks(BATCH) {
             let ranges = part.iter().map(|m| api::Range { iova: m.iova.0, length: m.length }).collect();
             self.client.unmap(number, ranges).map_err(unknown("unmapping"))?;
         }
         Ok(())
+    }
+
+    fn keep(&self) -> Vec<(String, BorrowedFd<'_>)> {
+        let connection = (resume::CONNECTION.to_owned(), self.client.as_fd());
+        let Some(state) = &self.state else { return Vec::new() };
+        let state = (resume::STATE.to_owned(), state.descriptor());
+        let devices = self.descriptors.values().map(|(name, own)| (name.clone(), own.as_fd()));
+        [connection, state].into_iter().chain(devices).collect()
+    }
+
+    fn adopt(&mut self, kept: Vec<(String, OwnedFd)>) {
+        let mut kept: BTreeMap<String, OwnedFd> = kept.into_iter().collect();
+        let (Some(connection), Some(state)) = (kept.remove(resume::CONNECTION), kept.remove(resume::STATE))
+        else {
+            return;
+        };
+        match resume::adopt(connection, state) {
+            Ok((client, state, mut adopted)) => {
+                for (name, descriptor) in kept {
+                    if let Some((number, device)) = resume::kept_device(&name) {
+                        self.handed = self.handed.max(number);
+                        adopted.devices.insert(device.to_owned(), (name.clone(), descriptor));
+                    }
+                }
+                (self.client, self.state, self.adopted) = (client, Some(state), Some(adopted));
+            }
+            Err(error) => tracing::warn!(%error, "the connection to the manager above could not be taken up"),
+        }
     }
 
     fn block_everything(&mut self) {
@@ -362,58 +484,9 @@ impl ViolationSource for Followed {
         if let Some(fault) = &next.fault
             && let Some(at) = self.devices.iter().position(|name| fault.devices.first() == Some(name))
         {
-            sink(violation(fault, DeviceId(at as u32)));
+            let device = DeviceId(at as u32);
+            sink(violation(fault, Requester::Endpoint(device.0), Some(device)));
         }
         Ok(next.missed.unwrap_or(0))
     }
-}
-
-fn violation(fault: &api::Fault, device: DeviceId) -> Violation {
-    let mut access = Access::empty();
-    access.set(Access::READ, fault.access.read);
-    access.set(Access::WRITE, fault.access.write);
-    access.set(Access::EXECUTE, fault.access.execute);
-    let mut raw = RawRecord::default();
-    for (word, text) in raw.words.iter_mut().zip(&fault.raw) {
-        *word = u64::from_str_radix(text.trim_start_matches("0x"), 16).unwrap_or(0);
-        raw.length += 1;
-    }
-    Violation {
-        unit: None,
-        device: Some(device),
-        fault: Fault {
-            requester: Requester::Endpoint(device.0),
-            pasid: fault.pasid.and_then(Pasid::new),
-            address: Iova(fault.address),
-            ipa: None,
-            access,
-            privileged: false,
-            request_type: RequestType::Untranslated,
-            reason: reason(&fault.reason),
-            stage: None,
-            code: fault.code,
-        },
-        time: fault.time,
-        raw,
-        count: u32::try_from(fault.count).unwrap_or(u32::MAX),
-    }
-}
-
-/// The reason that the host's word stands for.
-fn reason(word: &str) -> FaultReason {
-    [
-        FaultReason::RequesterUnsupported,
-        FaultReason::RequestBlocked,
-        FaultReason::PasidUnsupported,
-        FaultReason::AddressSize,
-        FaultReason::NotMapped,
-        FaultReason::PermissionDenied,
-        FaultReason::PrivilegeDenied,
-        FaultReason::ReservedRange,
-        FaultReason::InterruptBlocked,
-        FaultReason::TranslatedBlocked,
-    ]
-    .into_iter()
-    .find(|reason| crate::service::reason(*reason) == word)
-    .unwrap_or(FaultReason::Internal)
 }
