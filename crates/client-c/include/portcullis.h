@@ -18,6 +18,7 @@
  *   -EEXIST      another mapping is there
  *   -ENOSPC      a limit was reached
  *   -EOPNOTSUPP  not possible on this hardware
+ *   -ESTALE      it could not be kept over a restart of the service
  *   -ENOTRECOVERABLE  the service is in its safe state: everything is blocked
  *   -EIO         the system's failure; a call that broke
  */
@@ -104,6 +105,17 @@ int portcullis_init(const char *socket, const char *client, portcullis_connectio
 
 /* Ends a connection: its devices are stopped, cut off and reset. */
 int portcullis_fini(portcullis_connection connection);
+
+/* After a call was answered with -ECONNRESET because the service was killed or crashed: has back what the connection had, as soon
+ * as the service runs again (until then -ECONNREFUSED: try again). Devices have gone on all the while with what they were granted.
+ * Returns 0: everything is as it was; handles, descriptors and mappings are the same. Or 1: some of it could not be kept, and is
+ * gone from the connection too; devices that are (portcullis_device_descriptor: -ENOENT) are blocked, and have to be added again.
+ *
+ *   -ESTALE      nothing could be kept: all devices are blocked. Close their descriptors and begin anew, with this connection
+ *   -ENOENT      the service no longer knows this process: it came back too late, or is another. Begin anew
+ *
+ * A connection to a service that still runs is left as it is. An event of portcullis_fault_descriptor() stays good. */
+int portcullis_resume(portcullis_connection connection);
 
 /* Makes an object that maps nothing. */
 int portcullis_object_create(portcullis_connection connection, portcullis_object *object);

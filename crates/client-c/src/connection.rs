@@ -7,8 +7,8 @@ use std::{
 };
 
 use portcullis_client::{
-    Client,
-    api::{Access, ListGrants, MapRequest, Range, Region},
+    Client, Error,
+    api::{Access, ClientInfo, ListGrants, MapRequest, Range, Region, Resumed},
 };
 use rustix::io::Errno;
 
@@ -31,6 +31,8 @@ type File = (u64, u64, bool);
 /// A connection, and what was had through it.
 pub(crate) struct Connection {
     client: Client,
+    socket: Option<PathBuf>,
+    name: Option<String>,
     /// Spaces by the objects that they are.
     objects: HashMap<u64, u64>,
     last_object: u64,
@@ -44,15 +46,76 @@ pub(crate) struct Connection {
 impl Connection {
     pub(crate) fn open(socket: Option<PathBuf>, name: Option<String>) -> Result<Self, Failure> {
         let mut client = connect(socket.as_deref(), name.as_deref())?;
-        let faults = Faults::from_now(&mut client, socket, name)?;
+        let faults = Faults::from_now(&mut client, socket.clone(), name.clone())?;
         Ok(Self {
             client,
+            socket,
+            name,
             objects: HashMap::new(),
             last_object: 0,
             claimed: HashMap::new(),
             memories: HashMap::new(),
             faults,
         })
+    }
+
+    /// After the service was killed and started again: has back what this connection had, over a new one. Whether all of it is
+    /// there. What could not be kept is forgotten here too, and where that is everything, the connection goes on with nothing.
+    pub(crate) fn resume(&mut self) -> Result<bool, Failure> {
+        if self.client.status().is_ok() {
+            return Ok(true);
+        }
+        let had = (self.objects.len(), self.claimed.len(), self.memories.len());
+        let resumed = if had == (0, 0, 0) {
+            // The service knows no client where nothing was asked for.
+            self.client = connect(self.socket.as_deref(), self.name.as_deref())?;
+            None
+        } else {
+            let mut client = Client::connect(self.socket.as_deref())?;
+            match self.find(&mut client) {
+                Ok(resumed) => {
+                    self.client = client;
+                    Some(resumed)
+                }
+                Err(error) if matches!(error.refusal(), Some("Lost" | "NoSuchClient")) => {
+                    self.client = connect(self.socket.as_deref(), self.name.as_deref())?;
+                    self.objects.clear();
+                    self.claimed.clear();
+                    self.memories.clear();
+                    self.faults.go_on(&mut self.client)?;
+                    return Err(error.into());
+                }
+                Err(error) => return Err(error.into()),
+            }
+        };
+        if let Some(resumed) = resumed {
+            self.objects.retain(|_, space| resumed.spaces.contains(space));
+            self.claimed.retain(|name, _| resumed.devices.contains(name));
+            self.memories.retain(|_, memory| resumed.memories.iter().any(|known| known.memory == *memory));
+        }
+        self.faults.go_on(&mut self.client)?;
+        Ok(had == (self.objects.len(), self.claimed.len(), self.memories.len()))
+    }
+
+    /// Of several clients that this process was, the one that has our spaces and devices.
+    fn find(&self, client: &mut Client) -> Result<Resumed, Error> {
+        let several = match client.resume(None) {
+            Err(error) if error.refusal() == Some("InvalidParameter") => error,
+            other => return other,
+        };
+        let mut spaces: Vec<u64> = self.objects.values().copied().collect();
+        spaces.sort_unstable();
+        let is_ours = |known: &ClientInfo| {
+            let mut its: Vec<u64> = known.spaces.iter().map(|space| space.space).collect();
+            its.sort_unstable();
+            known.pid == Some(std::process::id().into())
+                && its == spaces
+                && known.devices.iter().all(|name| self.claimed.contains_key(name))
+        };
+        match client.clients()?.into_iter().find(is_ours) {
+            Some(known) => client.resume(Some(known.id)),
+            None => Err(several),
+        }
     }
 
     fn space(&self, object: u64) -> Result<u64, Failure> {

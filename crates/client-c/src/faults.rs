@@ -33,6 +33,8 @@ pub(crate) struct Faults {
     lost: u64,
     told: u64,
     follower: Option<Follower>,
+    /// When the newest that was fetched happened.
+    fetched: u64,
 }
 
 /// Tells of refusals through an event.
@@ -64,7 +66,16 @@ impl Faults {
         };
         let lost = client.faults(&which)?.lost;
         which.limit = Some(BATCH);
-        Ok(Self { socket, name, which, waiting: VecDeque::new(), lost, told: lost, follower: None })
+        Ok(Self {
+            socket,
+            name,
+            which,
+            waiting: VecDeque::new(),
+            lost,
+            told: lost,
+            follower: None,
+            fetched: 0,
+        })
     }
 
     /// The next record, and how many were lost since the last.
@@ -73,6 +84,7 @@ impl Faults {
             let found = client.faults(&self.which)?;
             if let Some(last) = found.faults.last() {
                 self.which.after = Some(last.number);
+                self.fetched = last.time;
             }
             self.lost = found.lost;
             self.waiting = found.faults.into();
@@ -84,17 +96,32 @@ impl Faults {
         }))
     }
 
+    /// Another process of the service answers from now on: its numbers and counts are its own.
+    pub(crate) fn go_on(&mut self, client: &mut Client) -> Result<(), Failure> {
+        if self.fetched != 0 {
+            self.which.since = Some(self.fetched + 1);
+        }
+        self.which.after = None;
+        let probe = ListFaults { limit: Some(0), ..self.which.clone() };
+        self.lost = client.faults(&probe)?.lost;
+        self.told = self.lost;
+        if let Some(former) = self.follower.take() {
+            self.follower = Some(self.follow(former.event.clone())?);
+        }
+        Ok(())
+    }
+
     /// An event that is raised at every refusal, and when the service ends.
     pub(crate) fn event(&mut self) -> Result<OwnedFd, Failure> {
         if self.follower.is_none() {
-            self.follower = Some(self.follow()?);
+            let event = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+            self.follower = Some(self.follow(event)?);
         }
         let event = self.follower.as_ref().map(|follower| follower.event.as_fd().try_clone_to_owned());
         event.unwrap_or_else(|| Err(rustix::io::Errno::IO.into())).map_err(Failure::from)
     }
 
-    fn follow(&self) -> Result<Follower, Failure> {
-        let event = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+    fn follow(&self, event: Arc<OwnedFd>) -> Result<Follower, Failure> {
         let client = connect(self.socket.as_deref(), self.name.as_deref())?;
         let stream = UnixStream::from(client.as_fd().try_clone_to_owned()?);
         // Before the thread runs: from here on nothing is missed.

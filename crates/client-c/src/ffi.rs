@@ -45,6 +45,14 @@ pub struct Entry {
     length: u64,
 }
 
+impl Entry {
+    /// So many bytes from there on.
+    #[must_use]
+    pub const fn new(offset: u64, length: u64) -> Self {
+        Self { offset, length }
+    }
+}
+
 /// `struct portcullis_region`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -235,6 +243,12 @@ pub unsafe extern "C" fn portcullis_init(
 #[unsafe(no_mangle)]
 pub extern "C" fn portcullis_fini(connection: u64) -> c_int {
     answer(|| registry::remove(connection).map(|()| 0))
+}
+
+/// Has back what the connection had, after the service was started again.
+#[unsafe(no_mangle)]
+pub extern "C" fn portcullis_resume(connection: u64) -> c_int {
+    answer(|| registry::with(connection, |c| c.resume().map(|all| c_int::from(!all))))
 }
 
 /// Makes an object.

@@ -49,6 +49,7 @@ int main(int argc, char **argv)
 	IS(portcullis_init(argv[1], "somebody else", &c), -EACCES);
 	IS(portcullis_init(argv[1], "\xff", &c), -EINVAL);
 	IS(portcullis_fini(12345), -EBADF);
+	IS(portcullis_resume(12345), -EBADF);
 	IS(portcullis_object_create(0, &object), -EBADF);
 	IS(strlen(portcullis_error()) > 0, 1);
 
@@ -59,6 +60,8 @@ int main(int argc, char **argv)
 	IS(portcullis_object_create(c, &object), 0);
 	IS(portcullis_object_create(c, &second), 0);
 	IS(portcullis_object_destroy(c, 777), -EBADF);
+
+	IS(portcullis_resume(c), 0);
 
 	/* Devices. */
 	IS(portcullis_device_add_generic(c, object, NULL), -EINVAL);
