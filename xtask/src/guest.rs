@@ -16,7 +16,8 @@ pub(crate) struct Arguments {
 /// Run one suite. Its last line is `guest SUITE: N passed, M failed`.
 pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     let arguments: Vec<&str> = arguments.arguments.iter().map(String::as_str).collect();
-    match prepare().and_then(|()| start(&arguments)) {
+    let suite = arguments.first().copied().unwrap_or_default();
+    match prepare(suite).and_then(|()| start(&arguments)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => {
             eprintln!("{reason}");
@@ -25,10 +26,11 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     }
 }
 
-/// Make sure of QEMU, and that apt knows the kernels.
-pub(crate) fn prepare() -> Result<(), String> {
+/// Make sure of QEMU, that apt knows the kernels, and of what else the suite needs.
+pub(crate) fn prepare(suite: &str) -> Result<(), String> {
     host::ensure(host::GUEST).map_err(|missing| missing.to_string())?;
-    host::kernels()
+    host::kernels()?;
+    if suite == "systemd" { host::systemd() } else { Ok(()) }
 }
 
 /// Build and run the guest program with `arguments`; an error where any case failed.

@@ -5,6 +5,7 @@ mod sources;
 
 use crate::process;
 use std::fmt;
+use std::path::PathBuf;
 
 /// A program that a step needs, and the Debian package it comes from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -122,6 +123,25 @@ pub(crate) fn kernels() -> Result<(), String> {
     }
     apt::know_backports()?;
     if known() { Ok(()) } else { Err("apt knows no kernel 6.12".into()) }
+}
+
+/// The release whose systemd the guests run: the first with `varlinkctl` for service managers of our time (257).
+const SYSTEMD_RELEASE: &str = "trixie";
+
+/// Make sure that systemd's packages, and those that it needs, are in the guests' cache, to be unpacked there.
+pub(crate) fn systemd() -> Result<(), String> {
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| process::root().join("target"), PathBuf::from);
+    let folder = target.join("guest/systemd/packages");
+    if folder.is_dir() {
+        return Ok(());
+    }
+    if !which("apt-get") {
+        return Err("the guest runs Debian's systemd, and there is no apt here to download it".into());
+    }
+    println!("downloading {SYSTEMD_RELEASE}'s systemd");
+    std::fs::create_dir_all(target.join("guest/systemd")).map_err(|error| error.to_string())?;
+    apt::download(SYSTEMD_RELEASE, &["systemd"], &folder)
 }
 
 /// Whether `cargo nextest` is here, after an attempt to install it.

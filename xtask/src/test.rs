@@ -62,8 +62,8 @@ pub(crate) fn run(_: &Arguments) -> ExitCode {
             Err(missing) => Outcome::Skipped(missing.to_string()),
         });
     }
-    for suite in ["boot", "firmware", "inspect", "vfio", "manager"] {
-        report.step(&format!("guest {suite}"), || match guest::prepare() {
+    for suite in ["boot", "firmware", "inspect", "vfio", "manager", "systemd"] {
+        report.step(&format!("guest {suite}"), || match guest::prepare(suite) {
             Ok(()) => guest::start(&[suite]).into(),
             Err(reason) if continuous_integration => Outcome::Failed(reason),
             Err(reason) => Outcome::Skipped(reason),

@@ -50,6 +50,9 @@ impl Service {
             warnings: Vec::new(),
             journal: 1 << 14,
             disk: None,
+            events: None,
+            holders: None,
+            resume_within: std::time::Duration::from_secs(60),
             connections: 16,
         };
         let (ready, is_ready) = std::sync::mpsc::channel();

@@ -1,4 +1,4 @@
-//! Installing Debian packages, as root.
+//! Debian packages: installing them, as root; and downloading those of another release.
 
 use super::sources::{self, Entry};
 use crate::process;
@@ -34,41 +34,97 @@ pub(crate) fn know_backports() -> Result<(), String> {
 
 /// Bookworm's QEMU is too old, so its backports are added where no entry names them; later releases need none.
 fn release_with_backports() -> Result<Option<String>, String> {
-    let about = fs::read_to_string("/etc/os-release").unwrap_or_default();
-    let value = |name: &str| {
-        let line = about.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='))?;
-        Some(line.trim_matches('"').to_owned())
-    };
-    let release = value("VERSION_CODENAME").ok_or("/etc/os-release names no release")?;
+    let release = release()?;
     if release != "bookworm" {
         return Ok(None);
     }
-    let mut files = source_files();
-    files.sort();
-    let texts: Vec<(PathBuf, String)> = files
-        .into_iter()
-        .filter_map(|path| fs::read_to_string(&path).ok().map(|text| (path, text)))
-        .collect();
     let suite = format!("{release}-backports");
-    let reads = |path: &Path, text: &str, release: &str| match path.extension().and_then(|end| end.to_str()) {
-        Some("sources") => sources::from_paragraphs(text, release),
-        _ => sources::from_lines(text, release),
-    };
-    if texts.iter().any(|(path, text)| reads(path, text, &suite).is_some()) {
+    if derived(&suite, &suite).is_some() {
         return Ok(Some(release));
     }
-    let entry = texts
-        .iter()
-        .find_map(|(path, text)| reads(path, text, &release))
+    let entry = derived(&release, &suite)
         .ok_or_else(|| format!("no apt source names {release}, so its backports can't be added"))?;
-    let (name, text) = match entry {
-        Entry::Paragraph(text) => ("portcullis-backports.sources", text),
-        Entry::Line(text) => ("portcullis-backports.list", text),
-    };
-    let path = Path::new(LISTS).join(name);
-    println!("adding {} for {suite}, from the mirror that {release} already comes from", path.display());
-    fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
+    let path = write_entry(Path::new(LISTS), "portcullis-backports", entry)?;
+    println!("added {} for {suite}, from the mirror that {release} already comes from", path.display());
     Ok(Some(release))
+}
+
+/// This machine's release, by its name.
+fn release() -> Result<String, String> {
+    let about = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let line = about.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
+    Ok(line.ok_or("/etc/os-release names no release")?.trim_matches('"').to_owned())
+}
+
+/// The entry for `suite`, from the first that names `release`.
+fn derived(release: &str, suite: &str) -> Option<Entry> {
+    let mut files = source_files();
+    files.sort();
+    files.iter().find_map(|path| {
+        let text = fs::read_to_string(path).ok()?;
+        match path.extension().and_then(|end| end.to_str()) {
+            Some("sources") => sources::from_paragraphs(&text, release, suite),
+            _ => sources::from_lines(&text, release, suite),
+        }
+    })
+}
+
+/// Writes an entry where apt reads it; `name` without its ending.
+fn write_entry(folder: &Path, name: &str, entry: Entry) -> Result<PathBuf, String> {
+    let (ending, text) = match entry {
+        Entry::Paragraph(text) => ("sources", text),
+        Entry::Line(text) => ("list", text),
+    };
+    let path = folder.join(format!("{name}.{ending}"));
+    fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(path)
+}
+
+/// Downloads `packages` of another release, and all that they depend on, into `folder`; nothing is installed, and what apt knows of
+/// this machine is left alone. From the mirror that this machine's own release comes from.
+pub(crate) fn download(release: &str, packages: &[&str], folder: &Path) -> Result<(), String> {
+    let own = self::release()?;
+    let entry = derived(&own, release)
+        .ok_or_else(|| format!("no apt source names {own}, so {release} cannot be derived from it"))?;
+    // Beside the folder, so that an interrupted download leaves nothing that looks whole.
+    let state = folder.with_extension("partial");
+    let system = |path: &Path, error: std::io::Error| format!("{}: {error}", path.display());
+    if state.exists() {
+        fs::remove_dir_all(&state).map_err(|error| system(&state, error))?;
+    }
+    for part in ["lists/partial", "cache/archives/partial", "sources"] {
+        let path = state.join(part);
+        fs::create_dir_all(&path).map_err(|error| system(&path, error))?;
+    }
+    // As if nothing was installed: then all that is depended on is downloaded too.
+    let status = state.join("status");
+    fs::write(&status, "").map_err(|error| system(&status, error))?;
+    write_entry(&state.join("sources"), "release", entry)?;
+    let apt = |words: &[&str]| {
+        let mut command = apt_get(&["--quiet=2"]);
+        for (option, value) in [
+            ("Dir::Etc::sourcelist", "/dev/null".into()),
+            ("Dir::Etc::sourceparts", state.join("sources")),
+            ("Dir::Etc::preferences", "/dev/null".into()),
+            ("Dir::Etc::preferencesparts", "/dev/null".into()),
+            ("Dir::State::lists", state.join("lists")),
+            ("Dir::State::status", status.clone()),
+            ("Dir::State::extended_states", state.join("extended_states")),
+            ("Dir::Cache", state.join("cache")),
+        ] {
+            command.arg("-o").arg(format!("{option}={}", value.display()));
+        }
+        for option in ["APT::Sandbox::User=root", "APT::Install-Recommends=false", "Acquire::Languages=none"]
+        {
+            command.args(["-o", option]);
+        }
+        command.args(words);
+        command
+    };
+    process::run(&mut apt(&["update"]))?;
+    process::run(apt(&["install", "--download-only", "--yes"]).args(packages))?;
+    fs::rename(state.join("cache/archives"), folder).map_err(|error| system(folder, error))?;
+    fs::remove_dir_all(&state).map_err(|error| system(&state, error))
 }
 
 /// The files that apt reads (sources.list(5)): other endings are ignored.

@@ -1,4 +1,5 @@
-//! The entry for a Debian release's backports, derived from the entry that the machine already has for the release.
+//! The entry for another Debian suite, such as a release's backports, derived from the entry that the machine already has for its
+//! own release.
 
 /// An entry for apt, in the form that its file name must announce.
 #[derive(PartialEq, Eq, Debug)]
@@ -10,8 +11,8 @@ pub(crate) enum Entry {
 }
 
 /// From the text of a `.sources` file (deb822, sources.list(5)): the paragraph that names `release`, changed to name
-/// its backports.
-pub(crate) fn from_paragraphs(text: &str, release: &str) -> Option<Entry> {
+/// `suite`.
+pub(crate) fn from_paragraphs(text: &str, release: &str, suite: &str) -> Option<Entry> {
     let text: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
     text.split(|line| line.trim().is_empty())
         .find(|paragraph| {
@@ -31,12 +32,12 @@ pub(crate) fn from_paragraphs(text: &str, release: &str) -> Option<Entry> {
                     entry.push('\n');
                 }
             }
-            Entry::Paragraph(format!("{entry}Suites: {release}-backports\n"))
+            Entry::Paragraph(format!("{entry}Suites: {suite}\n"))
         })
 }
 
-/// From the text of a `.list` file (one line an entry): the line that names `release`, changed to name its backports.
-pub(crate) fn from_lines(text: &str, release: &str) -> Option<Entry> {
+/// From the text of a `.list` file (one line an entry): the line that names `release`, changed to name `suite`.
+pub(crate) fn from_lines(text: &str, release: &str, suite: &str) -> Option<Entry> {
     text.lines().find_map(|line| {
         let rest = line.trim().strip_prefix("deb")?;
         if !rest.starts_with([' ', '\t']) {
@@ -51,10 +52,9 @@ pub(crate) fn from_lines(text: &str, release: &str) -> Option<Entry> {
             None => (String::new(), rest),
         };
         let mut words = rest.split_whitespace();
-        let (uri, suite) = (words.next()?, words.next()?);
+        let (uri, named) = (words.next()?, words.next()?);
         let components = words.take_while(|word| !word.starts_with('#')).collect::<Vec<_>>().join(" ");
-        (suite == release)
-            .then(|| Entry::Line(format!("deb {options}{uri} {release}-backports {components}\n")))
+        (named == release).then(|| Entry::Line(format!("deb {options}{uri} {suite} {components}\n")))
     })
 }
 
@@ -99,21 +99,27 @@ Components: main
 Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
 Suites: bookworm-backports
 ";
-        assert_eq!(from_paragraphs(text, "bookworm"), Some(Entry::Paragraph(expected.into())));
-        assert_eq!(from_paragraphs(text, "trixie"), None);
+        assert_eq!(
+            from_paragraphs(text, "bookworm", "bookworm-backports"),
+            Some(Entry::Paragraph(expected.into()))
+        );
+        assert_eq!(from_paragraphs(text, "trixie", "trixie-backports"), None);
     }
 
     #[test]
     fn continuation_lines_belong_to_their_field() {
         let text = "Types: deb\nURIs: http://mirror.example/debian\nSuites:\n bookworm\n bookworm-updates\nSigned-By:\n -----BEGIN\n .\n key\n";
         let expected = "Types: deb\nURIs: http://mirror.example/debian\nSigned-By:\n -----BEGIN\n .\n key\nSuites: bookworm-backports\n";
-        assert_eq!(from_paragraphs(text, "bookworm"), Some(Entry::Paragraph(expected.into())));
+        assert_eq!(
+            from_paragraphs(text, "bookworm", "bookworm-backports"),
+            Some(Entry::Paragraph(expected.into()))
+        );
     }
 
     #[test]
     fn disabled_paragraph_is_passed_over() {
         let text = "Types: deb\nEnabled: no\nURIs: http://mirror.example/debian\nSuites: bookworm\n";
-        assert_eq!(from_paragraphs(text, "bookworm"), None);
+        assert_eq!(from_paragraphs(text, "bookworm", "bookworm-backports"), None);
     }
 
     #[test]
@@ -124,10 +130,10 @@ deb-src http://mirror.example/debian bookworm main
 deb [arch=amd64 signed-by=/usr/share/keyrings/k.gpg] http://mirror.example/debian/ bookworm main contrib # note
 ";
         let expected = "deb [arch=amd64 signed-by=/usr/share/keyrings/k.gpg] http://mirror.example/debian/ bookworm-backports main contrib\n";
-        assert_eq!(from_lines(text, "bookworm"), Some(Entry::Line(expected.into())));
+        assert_eq!(from_lines(text, "bookworm", "bookworm-backports"), Some(Entry::Line(expected.into())));
         let plain = "deb http://mirror.example/debian bookworm main\n";
         assert_eq!(
-            from_lines(plain, "bookworm"),
+            from_lines(plain, "bookworm", "bookworm-backports"),
             Some(Entry::Line("deb http://mirror.example/debian bookworm-backports main\n".into()))
         );
     }

@@ -7,6 +7,7 @@ use std::path::Path;
 const DIRECTORY: u32 = 0o040_000;
 const REGULAR: u32 = 0o100_000;
 const CHARACTER: u32 = 0o020_000;
+const LINK: u32 = 0o120_000;
 
 /// An archive in the making. Folders must be added before what lies in them.
 #[derive(Default)]
@@ -29,6 +30,40 @@ impl Archive {
     /// Add a file that everyone may read and execute.
     pub(crate) fn file(&mut self, name: &str, content: &[u8]) {
         self.entry(name, REGULAR | 0o755, (0, 0), content);
+    }
+
+    /// Add a symbolic link.
+    pub(crate) fn link(&mut self, name: &str, target: &str) {
+        self.entry(name, LINK | 0o777, (0, 0), target.as_bytes());
+    }
+
+    /// Add a file with these permission bits.
+    pub(crate) fn file_with(&mut self, name: &str, permissions: u32, content: &[u8]) {
+        self.entry(name, REGULAR | permissions & 0o7777, (0, 0), content);
+    }
+
+    /// Add what lies in the folder at `path`, and below it, under `name`, which is there; `wanted` says of each by its name whether.
+    pub(crate) fn tree(&mut self, name: &str, path: &Path, wanted: &dyn Fn(&str) -> bool) -> io::Result<()> {
+        use std::os::unix::fs::PermissionsExt;
+        let mut entries: Vec<_> = std::fs::read_dir(path)?.collect::<io::Result<_>>()?;
+        entries.sort_by_key(std::fs::DirEntry::file_name);
+        for entry in entries {
+            let inside = format!("{name}/{}", entry.file_name().to_string_lossy());
+            let (path, kind) = (entry.path(), entry.file_type()?);
+            if !wanted(&inside) {
+                continue;
+            }
+            if kind.is_symlink() {
+                self.link(&inside, &std::fs::read_link(&path)?.to_string_lossy());
+            } else if kind.is_dir() {
+                self.folder(&inside);
+                self.tree(&inside, &path, wanted)?;
+            } else {
+                let permissions = entry.metadata()?.permissions().mode();
+                self.file_with(&inside, permissions, &std::fs::read(&path)?);
+            }
+        }
+        Ok(())
     }
 
     /// Add the file at `path` under `name`.

@@ -7,6 +7,7 @@ mod machine;
 mod programs;
 mod session;
 mod suites;
+mod system;
 
 use anyhow::{Context, Result};
 use clap::Parser;

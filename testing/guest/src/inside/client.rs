@@ -33,12 +33,12 @@ pub(crate) struct Refused {
 }
 
 impl Remote {
-    /// Starts a client as this user, connected to the service.
-    pub(crate) fn start(user: u32) -> Result<Self> {
+    /// Starts a client as this user, in this group, connected to the service.
+    pub(crate) fn start(user: u32, group: u32) -> Result<Self> {
         let mut child = Command::new("/init")
             .arg("client")
             .uid(user)
-            .gid(user)
+            .gid(group)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

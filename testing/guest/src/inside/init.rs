@@ -1,22 +1,26 @@
-//! The first process: mounts, loads modules, runs the cases one by one, and powers off.
+//! The first process: mounts, loads modules, runs the cases one by one, and powers off. Where the guest brings a system of its own, it
+//! hands over to that one's first process, which runs the cases as a service.
 
 use crate::case::{Case, EVIDENCE, World};
 use crate::cases;
 use anyhow::{Context, Result};
 use portcullis_guest::protocol::Message;
-use rustix::mount::{MountFlags, mount};
+use rustix::mount::{MountFlags, mount, mount_bind, mount_move};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, wait as wait_any};
 use rustix::system::{RebootCommand, finit_module, reboot};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// The serial line that is not the kernel's console.
 const LINE: &str = "/dev/ttyS1";
+/// The system that the guest brings, and its first process.
+const SYSTEM: &str = "/system";
+const SYSTEMD: &str = "/usr/lib/systemd/systemd";
 /// finit_module(2): the kernel unpacks the module itself.
 const MODULE_INIT_COMPRESSED_FILE: i32 = 4;
 /// Lines of a case's output that are sent, from its end.
@@ -24,11 +28,32 @@ const DETAILS: usize = 60;
 
 /// Does not return while the machine runs: what can't go on is told to the console, then the power goes off.
 pub(crate) fn run() -> Result<()> {
-    if let Err(error) = work() {
+    let outcome = if Path::new(SYSTEM).is_dir() { hand_over() } else { work() };
+    if let Err(error) = outcome {
         eprintln!("portcullis-guest: {error:?}");
     }
     rustix::fs::sync();
     reboot(RebootCommand::PowerOff).context("power off")
+}
+
+/// Makes the system that the guest brings the root, with our programs in it, and becomes its first process.
+fn hand_over() -> Result<()> {
+    load_modules()?;
+    for (ours, there) in [("/init", "init"), ("/bin/portcullis", "usr/bin/portcullis")] {
+        fs::rename(ours, format!("{SYSTEM}/{there}")).context(ours)?;
+    }
+    // A mount of its own, so that a namespace can have another root: that cannot be the initial RAM file system itself.
+    mount_bind(SYSTEM, SYSTEM)?;
+    std::env::set_current_dir(SYSTEM)?;
+    mount_move(".", "/")?;
+    rustix::process::chroot(".")?;
+    std::env::set_current_dir("/")?;
+    Err(Command::new(SYSTEMD).exec()).context(SYSTEMD)
+}
+
+/// The cases, where another process is the first.
+pub(crate) fn cases() -> Result<()> {
+    report(open_line()?)
 }
 
 fn work() -> Result<()> {
@@ -37,6 +62,12 @@ fn work() -> Result<()> {
     {
         mount(kind, place, kind, MountFlags::empty(), None).with_context(|| format!("mount {place}"))?;
     }
+    let line = open_line()?;
+    load_modules()?;
+    report(line)
+}
+
+fn open_line() -> Result<File> {
     let mut line = OpenOptions::new().read(true).write(true).open(LINE).context(LINE)?;
     // A fresh terminal turns newlines into pairs and echoes what it reads.
     let mut settings = rustix::termios::tcgetattr(&line)?;
@@ -44,8 +75,10 @@ fn work() -> Result<()> {
     rustix::termios::tcsetattr(&line, rustix::termios::OptionalActions::Now, &settings)?;
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     say(&mut line, &Message::Hello { release })?;
-    load_modules()?;
+    Ok(line)
+}
 
+fn report(mut line: File) -> Result<()> {
     let world = World::read()?;
     let cases = cases::suite(&world.suite).with_context(|| format!("no suite is named {}", world.suite))?;
     let (mut passed, mut failed) = (0, 0);

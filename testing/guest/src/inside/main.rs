@@ -14,7 +14,9 @@ mod init;
 // The example that shows users how to drive a disk is what the cases drive theirs with.
 #[path = "../../../../crates/client/examples/nvme/driver.rs"]
 mod nvme;
+mod probe;
 mod supervisor;
+mod systemd;
 
 use anyhow::{Context, Result, bail};
 use std::process::ExitCode;
@@ -24,7 +26,12 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let outcome = match words.as_slice() {
         _ if std::process::id() == 1 => init::run(),
+        ["cases"] => init::cases(),
         ["case", suite, name] => run_case(suite, name),
+        ["probe"] => {
+            probe::run();
+            Ok(())
+        }
         ["hold", ids] => cases::hold(ids),
         ["client"] => client::run(),
         ["launch", program @ ..] => supervisor::launch(program),

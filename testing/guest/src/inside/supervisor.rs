@@ -36,15 +36,34 @@ struct Said {
     kept: BTreeMap<String, OwnedFd>,
 }
 
+/// Who starts the service, and keeps its descriptors.
+pub(crate) trait Starter {
+    /// Starts the service and waits until it is ready; what is kept is passed on to it.
+    fn start(&mut self) -> Result<()>;
+
+    /// The service's process.
+    fn process(&self) -> Result<u32>;
+
+    /// Names of the descriptors that are kept.
+    fn kept(&self) -> Result<Vec<String>>;
+
+    /// Ends the service with SIGKILL; it does not run again until it is started.
+    fn kill(&mut self) -> Result<()>;
+
+    /// Asks the service to end, and waits until it has.
+    fn stop(&mut self) -> Result<()>;
+}
+
 /// The service, and what is kept for it.
 pub(crate) struct Supervisor {
     said: Arc<Mutex<Said>>,
     child: Option<Child>,
+    program: &'static [&'static str],
 }
 
 impl Supervisor {
     /// A supervisor that listens; nothing runs yet.
-    pub(crate) fn new() -> Result<Self> {
+    pub(crate) fn new(program: &'static [&'static str]) -> Result<Self> {
         let _ = fs::remove_file(NOTIFY);
         let socket = UnixDatagram::bind(NOTIFY).context(NOTIFY)?;
         let said = Arc::<Mutex<Said>>::default();
@@ -54,21 +73,22 @@ impl Supervisor {
                 take(&mut heard.lock().unwrap_or_else(PoisonError::into_inner), &text, descriptors);
             }
         });
-        Ok(Self { said, child: None })
+        Ok(Self { said, child: None, program })
     }
 
     fn said(&self) -> MutexGuard<'_, Said> {
         self.said.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    /// Starts the service and waits until it is ready; what is kept is passed on to it.
-    pub(crate) fn start(&mut self, program: &[&str]) -> Result<()> {
+impl Starter for Supervisor {
+    fn start(&mut self) -> Result<()> {
         self.said().ready = false;
         let (ours, its) = UnixStream::pair()?;
         let log = File::options().create(true).append(true).open(LOG)?;
         let mut child = Command::new("/init")
             .arg("launch")
-            .args(program)
+            .args(self.program)
             .env("NOTIFY_SOCKET", NOTIFY)
             // The service looks for changes of the hardware whenever it tells that it is alive.
             .env("WATCHDOG_USEC", "1000000")
@@ -95,26 +115,22 @@ impl Supervisor {
         Ok(())
     }
 
-    /// The service's process.
-    pub(crate) fn process(&self) -> Result<u32> {
+    fn process(&self) -> Result<u32> {
         Ok(self.child.as_ref().context("the service does not run")?.id())
     }
 
-    /// Names of the descriptors that are kept.
-    pub(crate) fn kept(&self) -> Vec<String> {
-        self.said().kept.keys().cloned().collect()
+    fn kept(&self) -> Result<Vec<String>> {
+        Ok(self.said().kept.keys().cloned().collect())
     }
 
-    /// Ends the service with SIGKILL.
-    pub(crate) fn kill(&mut self) -> Result<()> {
+    fn kill(&mut self) -> Result<()> {
         let mut child = self.child.take().context("the service does not run")?;
         child.kill()?;
         child.wait()?;
         Ok(())
     }
 
-    /// Asks the service to end, and waits until it has.
-    pub(crate) fn stop(&mut self) -> Result<()> {
+    fn stop(&mut self) -> Result<()> {
         let mut child = self.child.take().context("the service does not run")?;
         rustix::process::kill_process(
             rustix::process::Pid::from_child(&child),

@@ -6,6 +6,7 @@ mod disk;
 mod firmware;
 mod inspect;
 mod manager;
+mod systemd;
 mod vfio;
 
 use crate::initramfs::Archive;
@@ -49,6 +50,7 @@ pub(crate) fn all() -> Vec<Box<dyn Suite>> {
         Box::new(firmware::Firmware),
         Box::new(inspect::Inspect),
         Box::new(manager::Manager),
+        Box::new(systemd::Systemd),
         Box::new(vfio::Vfio),
     ]
 }

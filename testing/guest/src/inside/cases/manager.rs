@@ -15,7 +15,7 @@ use portcullis_guest::{TOLD_AFTER, content};
 use crate::canary::Canary;
 use crate::case::{Case, On, World};
 use crate::client::Remote;
-use crate::supervisor::{LOG, Supervisor};
+use crate::supervisor::{LOG, Starter, Supervisor};
 
 const fn case(name: &'static str, run: fn(&World) -> Result<()>) -> Case {
     Case { name, seconds: 300, on: On::Every, run }
@@ -43,22 +43,28 @@ pub(crate) const CASES: &[Case] = &[
 /// The program, and the configuration of the service.
 const PROGRAM: &str = "/bin/portcullis";
 const CONFIGURATION: &str = "/etc/portcullis.toml";
+const SERVICE: [&str; 4] = [PROGRAM, "run", "--config", CONFIGURATION];
 
 /// Users of the clients; the third is nobody's.
-const DISK_USER: u32 = 1001;
-const EDU_USER: u32 = 1002;
+pub(super) const DISK_USER: u32 = 1001;
+pub(super) const EDU_USER: u32 = 1002;
 const STRANGER: u32 = 1003;
 /// Their names in the configuration.
-const DISK_CLIENT: &str = "storage";
-const EDU_CLIENT: &str = "lab";
+pub(super) const DISK_CLIENT: &str = "storage";
+pub(super) const EDU_CLIENT: &str = "lab";
 
 /// What one case needs: devices by name, and the service.
-struct Stage {
-    disk: String,
-    edu: String,
+pub(super) struct Stage {
+    pub(super) disk: String,
+    pub(super) edu: String,
     nic: String,
     amd: bool,
-    supervisor: Supervisor,
+    pub(super) supervisor: Box<dyn Starter>,
+    /// The file of its configuration, and what stands there beside who may have what.
+    configuration: &'static str,
+    more: String,
+    /// Of users who may connect; their own where everyone may.
+    group: Option<u32>,
 }
 
 /// What takes a moment may take as long on a machine that has other things to do.
@@ -75,38 +81,61 @@ impl Stage {
     }
 
     fn without_service(world: &World) -> Result<Self> {
-        let supervisor = Supervisor::new()?;
+        Self::with(world, Box::new(Supervisor::new(&SERVICE)?), CONFIGURATION, String::new(), None)
+    }
+
+    /// One whose service somebody else starts.
+    pub(super) fn with(
+        world: &World,
+        supervisor: Box<dyn Starter>,
+        configuration: &'static str,
+        more: String,
+        group: Option<u32>,
+    ) -> Result<Self> {
         Ok(Self {
             disk: function(0x1b36, 0x0010)?,
             edu: function(0x1234, 0x11e8)?,
             nic: function(0x8086, 0x10d3)?,
             amd: world.machine.starts_with("amd"),
             supervisor,
+            configuration,
+            more,
+            group,
         })
     }
 
     /// Starts the service; `accept` says whether its configuration accepts interrupts that are not isolated, where that is needed.
-    fn start(&mut self, accept: bool) -> Result<()> {
+    pub(super) fn start(&mut self, accept: bool) -> Result<()> {
+        self.configure(accept)?;
+        self.supervisor.start()
+    }
+
+    pub(super) fn configure(&self, accept: bool) -> Result<()> {
         let accepted = if accept && self.amd { "\"ivhd0\"" } else { "" };
         let (disk, edu) = (&self.disk, &self.edu);
         let text = format!(
             "[service]\nbackend = \"vfio\"\n\n[accept]\nunsafe-interrupts = [{accepted}]\n\n\
              [[client]]\nname = \"{DISK_CLIENT}\"\nusers = [{DISK_USER}]\ndevices = [\"{disk}\"]\n\n\
-             [[client]]\nname = \"{EDU_CLIENT}\"\nusers = [{EDU_USER}]\ndevices = [\"{edu}\"]\n"
+             [[client]]\nname = \"{EDU_CLIENT}\"\nusers = [{EDU_USER}]\ndevices = [\"{edu}\"]\n\n{}",
+            self.more
         );
-        fs::write(CONFIGURATION, text)?;
-        self.supervisor.start(&[PROGRAM, "run", "--config", CONFIGURATION])
+        Ok(fs::write(self.configuration, text)?)
+    }
+
+    /// A client of this user, connected to the service.
+    pub(super) fn remote(&self, user: u32) -> Result<Remote> {
+        Remote::start(user, self.group.unwrap_or(user))
     }
 
     /// The client that drives the disk: claimed, started, with a buffer of its own at `DISK_IOVA`.
-    fn storage(&self) -> Result<Remote> {
-        let mut client = Remote::start(DISK_USER)?;
+    pub(super) fn storage(&self) -> Result<Remote> {
+        let mut client = self.remote(DISK_USER)?;
         client.ask(&format!("claim {}", self.disk))?;
         self.start_disk(&mut client)?;
         Ok(client)
     }
 
-    fn start_disk(&self, client: &mut Remote) -> Result<()> {
+    pub(super) fn start_disk(&self, client: &mut Remote) -> Result<()> {
         let space = client.ask("space")?;
         client.ask(&format!("attach {space} {}", self.disk))?;
         let memory = client.ask(&format!("memory {}", crate::nvme::MEMORY))?;
@@ -117,8 +146,8 @@ impl Stage {
     }
 
     /// The client that drives `edu`, with a megabyte at `EDU_IOVA`: the client, its space, its memory.
-    fn lab(&self) -> Result<(Remote, String, String)> {
-        let mut client = Remote::start(EDU_USER)?;
+    pub(super) fn lab(&self) -> Result<(Remote, String, String)> {
+        let mut client = self.remote(EDU_USER)?;
         let (space, memory) = self.claim_edu(&mut client)?;
         Ok((client, space, memory))
     }
@@ -135,7 +164,7 @@ impl Stage {
 
     /// Violations of a client after violation `after`, as `portcullis faults` lists them. How long they took the host judges: on a
     /// busy machine a single one may take long for other reasons than ours.
-    fn faults(&self, client: &str, after: u64) -> Result<Vec<Fault>> {
+    pub(super) fn faults(&self, client: &str, after: u64) -> Result<Vec<Fault>> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let listed = list_faults(&["--client", client])?;
@@ -148,12 +177,12 @@ impl Stage {
     }
 
     /// The number of the last violation.
-    fn last_fault(&self) -> Result<u64> {
+    pub(super) fn last_fault(&self) -> Result<u64> {
         Ok(list_faults(&[])?.iter().map(|fault| fault.number).max().unwrap_or(0))
     }
 
     /// Has `client`'s device do what should be refused, and looks for it among the violations. QEMU 10.0's amd-iommu reports none.
-    fn refused_dma(
+    pub(super) fn refused_dma(
         &self,
         remote: &mut Remote,
         command: &str,
@@ -181,7 +210,7 @@ impl Stage {
 
     /// Has `edu` write to memory that nobody granted, and read from there: nothing arrives either way. `memory` is mapped at
     /// `EDU_IOVA`, or was.
-    fn reach_past_grants(&self, lab: &mut Remote, memory: &str, canary: &Canary) -> Result<()> {
+    pub(super) fn reach_past_grants(&self, lab: &mut Remote, memory: &str, canary: &Canary) -> Result<()> {
         lab.ask(&format!("put {memory} 0 {PATTERN}"))?;
         lab.ask(&format!("edu read {EDU_IOVA:#x}"))?;
         lab.ask(&format!("edu write {:#x}", canary.physical))?;
@@ -203,7 +232,7 @@ fn list_faults(arguments: &[&str]) -> Result<Vec<Fault>> {
 }
 
 const DISK_IOVA: u64 = 0x100_0000;
-const EDU_IOVA: u64 = 0x10_0000;
+pub(super) const EDU_IOVA: u64 = 0x10_0000;
 
 /// The first function with these IDs, by its name in sysfs.
 fn function(vendor: u16, device: u16) -> Result<String> {
@@ -223,7 +252,7 @@ fn function(vendor: u16, device: u16) -> Result<String> {
     found.into_iter().next().with_context(|| format!("no {vendor:04x}:{device:04x} stands alone"))
 }
 
-fn driver(name: &str) -> Option<String> {
+pub(super) fn driver(name: &str) -> Option<String> {
     let link = fs::read_link(format!("/sys/bus/pci/devices/{name}/driver")).ok()?;
     Some(link.file_name()?.to_string_lossy().into_owned())
 }
@@ -235,14 +264,20 @@ fn locked(process: u32) -> Result<u64> {
     Ok(line.trim().trim_end_matches(" kB").parse()?)
 }
 
-fn eventually(what: &str, mut true_now: impl FnMut() -> Result<bool>) -> Result<()> {
+/// What the service said.
+pub(super) fn log() -> String {
+    if let Ok(said) = fs::read_to_string(LOG) {
+        return said;
+    }
+    let journal =
+        Command::new("journalctl").args(["--unit=portcullis", "--lines=60", "--output=cat"]).output();
+    journal.map(|said| String::from_utf8_lossy(&said.stdout).into_owned()).unwrap_or_default()
+}
+
+pub(super) fn eventually(what: &str, mut true_now: impl FnMut() -> Result<bool>) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     while !true_now()? {
-        ensure!(
-            Instant::now() < deadline,
-            "{what} did not become true; the service said\n{}",
-            fs::read_to_string(LOG)?
-        );
+        ensure!(Instant::now() < deadline, "{what} did not become true; the service said\n{}", log());
         thread::sleep(Duration::from_millis(20));
     }
     Ok(())
@@ -251,7 +286,7 @@ fn eventually(what: &str, mut true_now: impl FnMut() -> Result<bool>) -> Result<
 fn unsafe_interrupts_are_refused_until_accepted(world: &World) -> Result<()> {
     let mut stage = Stage::without_service(world)?;
     stage.start(false)?;
-    let mut client = Remote::start(EDU_USER)?;
+    let mut client = stage.remote(EDU_USER)?;
     let refused = client.refused(&format!("claim {}", stage.edu))?;
     ensure!(refused.name == "Unsafe" && refused.message.contains("ivhd0"), "{refused:?}");
     ensure!(driver(&stage.edu).is_none(), "it was taken all the same");
@@ -301,7 +336,7 @@ fn disk_is_read_and_written_through_grants(world: &World) -> Result<()> {
 }
 
 /// Sixteen bytes that are put into a memory and brought elsewhere by DMA.
-const PATTERN: &str = "inside-the-grant";
+pub(super) const PATTERN: &str = "inside-the-grant";
 const NOTHING: &str = "................";
 
 fn edu_reaches_its_grants_and_nothing_else(world: &World) -> Result<()> {
@@ -358,7 +393,7 @@ fn clients_reach_nothing_of_each_other(world: &World) -> Result<()> {
     )?;
     ensure!(lab.ask(&format!("get {memory} 0 16"))? == NOTHING, "the disk wrote into the other's memory");
     // Who is in no configuration has nothing.
-    let mut stranger = Remote::start(STRANGER)?;
+    let mut stranger = stage.remote(STRANGER)?;
     for device in [&stage.disk, &stage.edu, &stage.nic] {
         ensure!(stranger.refused(&format!("claim {device}"))?.name == "NotPermitted");
     }
@@ -420,7 +455,7 @@ fn killed_client_leaves_nothing_behind(world: &World) -> Result<()> {
     // The kernel's driver finds a disk that was reset, and reads it.
     let block = format!("/sys/bus/pci/devices/{}/nvme", stage.disk);
     eventually("the disk is back", || Ok(fs::read_dir(&block).is_ok_and(|names| names.count() == 1)))?;
-    let mut next = Remote::start(DISK_USER)?;
+    let mut next = stage.remote(DISK_USER)?;
     next.ask(&format!("claim {}", stage.disk))?;
     // As after power-on: the former client's settings are gone, and the kernel's driver leaves others (CC.SHN).
     let registers = next.ask(&format!("disk registers {}", stage.disk))?;
@@ -435,14 +470,18 @@ fn killed_client_leaves_nothing_behind(world: &World) -> Result<()> {
 }
 
 fn killed_service_widens_nothing_and_takes_up_again(world: &World) -> Result<()> {
-    let mut stage = Stage::set(world)?;
+    widens_nothing_and_takes_up_again(&mut Stage::set(world)?)
+}
+
+/// The service is killed twice, and whoever starts it keeps what it left.
+pub(super) fn widens_nothing_and_takes_up_again(stage: &mut Stage) -> Result<()> {
     let mut storage = stage.storage()?;
     let (mut lab, space, memory) = stage.lab()?;
     storage.ask("disk traffic start")?;
     eventually("traffic", || Ok(storage.ask("disk traffic count")?.parse::<u64>()? > 10))?;
     lab.ask(&format!("put {memory} 0 {PATTERN}"))?;
     lab.ask(&format!("edu read {EDU_IOVA:#x}"))?;
-    eventually("its groups are kept", || Ok(stage.supervisor.kept().len() >= 4))?;
+    eventually("its groups are kept", || Ok(stage.supervisor.kept()?.len() >= 4))?;
     stage.supervisor.kill()?;
     lab.refused("space")?;
     // Nothing new is reached, while nobody is there to grant it.
@@ -461,7 +500,7 @@ fn killed_service_widens_nothing_and_takes_up_again(world: &World) -> Result<()>
     let outside = EDU_IOVA + (1 << 20);
     stage.refused_dma(&mut lab, &format!("edu write {outside:#x}"), EDU_CLIENT, &stage.edu, outside)?;
     // Nobody else can have it, and its client has it again by asking.
-    let mut stranger = Remote::start(EDU_USER)?;
+    let mut stranger = stage.remote(EDU_USER)?;
     ensure!(stranger.refused(&format!("claim {}", stage.edu))?.name == "Held", "it was taken up");
     ensure!(stranger.refused("resume")?.name == "NoSuchClient", "another process");
     ensure!(lab.ask("resume")?.starts_with(&stage.edu), "the same process");
@@ -472,7 +511,7 @@ fn killed_service_widens_nothing_and_takes_up_again(world: &World) -> Result<()>
     lab.ask(&format!("edu write {:#x}", EDU_IOVA + 0x4000))?;
     ensure!(lab.ask(&format!("get {memory} 0x4000 16"))? == PATTERN, "the new grant");
     // Killed once more; meanwhile a client dies, and the other lives.
-    eventually("what it has now is kept", || Ok(!stage.supervisor.kept().is_empty()))?;
+    eventually("what it has now is kept", || Ok(!stage.supervisor.kept()?.is_empty()))?;
     stage.supervisor.kill()?;
     drop(lab);
     stage.start(true)?;
@@ -487,16 +526,20 @@ fn killed_service_widens_nothing_and_takes_up_again(world: &World) -> Result<()>
         Ok(driver(&stage.disk).as_deref() == Some("nvme") && driver(&stage.edu).is_none())
     })?;
     eventually("nothing but the ledger is kept", || {
-        Ok(stage.supervisor.kept().iter().all(|name| name.starts_with("state-")))
+        Ok(stage.supervisor.kept()?.iter().all(|name| name.starts_with("state-")))
     })?;
-    if fs::read_to_string(LOG)?.contains("panicked") {
-        bail!("the service panicked\n{}", fs::read_to_string(LOG)?);
+    if log().contains("panicked") {
+        bail!("the service panicked\n{}", log());
     }
     Ok(())
 }
 
 fn nothing_ungranted_is_reached_over_a_crash(world: &World) -> Result<()> {
-    let mut stage = Stage::set(world)?;
+    nothing_ungranted_is_reached(&mut Stage::set(world)?)
+}
+
+/// A page of memory that nobody granted, before the service is killed, while it is gone, and after.
+pub(super) fn nothing_ungranted_is_reached(stage: &mut Stage) -> Result<()> {
     let canary = Canary::new()?;
     let mut storage = stage.storage()?;
     let (mut lab, _, memory) = stage.lab()?;
@@ -504,7 +547,7 @@ fn nothing_ungranted_is_reached_over_a_crash(world: &World) -> Result<()> {
     let mut count = || -> Result<u64> { Ok(storage.ask("disk traffic count")?.parse()?) };
     eventually("traffic", || Ok(count()? > 10))?;
     stage.reach_past_grants(&mut lab, &memory, &canary)?;
-    eventually("groups are kept", || Ok(stage.supervisor.kept().len() >= 4))?;
+    eventually("groups are kept", || Ok(stage.supervisor.kept()?.len() >= 4))?;
     stage.supervisor.kill()?;
     let before = count()?;
     stage.reach_past_grants(&mut lab, &memory, &canary)?;

@@ -4,6 +4,7 @@ mod boot;
 mod firmware;
 mod inspect;
 mod manager;
+mod systemd;
 mod vfio;
 
 use crate::case::Case;
@@ -16,6 +17,7 @@ pub(crate) fn suite(name: &str) -> Option<&'static [Case]> {
         "firmware" => Some(firmware::CASES),
         "inspect" => Some(inspect::CASES),
         "manager" => Some(manager::CASES),
+        "systemd" => Some(systemd::CASES),
         "vfio" => Some(vfio::CASES),
         _ => None,
     }
