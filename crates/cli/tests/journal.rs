@@ -87,6 +87,11 @@ fn what_happened_before_a_crash_is_listed_after_it() {
     let of_nic = client.events(&claimed).expect("a list");
     assert_eq!(of_nic.iter().map(|event| event.kind.as_str()).collect::<Vec<_>>(), ["attached", "claimed"]);
 
+    // The torn line harmed nothing that was written after it.
+    service.kill();
+    service.again(&arguments);
+    assert_eq!(faults(&mut service.client()), all);
+
     // The command shows both.
     let listed = service.command(&["events"]);
     let text = String::from_utf8(listed.stdout).expect("text");
