@@ -41,7 +41,7 @@ fn tables_and_json_tell_the_same() {
         ("units", "vtd-0", "/0/name"),
         ("devices", "nic0", "/0/name"),
         ("groups", "0", "/0/id"),
-        ("grants", "1", "/0/grant"),
+        ("grants", "1", "/grants/0/grant"),
         ("faults", "", "/faults/0/number"),
     ] {
         let table = answer(&service.command(&[command]));
