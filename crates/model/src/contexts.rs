@@ -14,6 +14,9 @@ use portcullis_spec::{
 };
 
 use crate::engine::Inside;
+use crate::fast::Hit;
+use crate::pattern::Demand;
+use crate::plain::{Block, Plain};
 use crate::rcu::Rcu;
 use crate::space::{Budget, Space, SpaceKey};
 use crate::translate::Stages;
@@ -35,8 +38,45 @@ pub struct Resolved<N> {
 pub struct Cached<N> {
     /// What the look-up came to.
     pub resolved: Resolved<N>,
-    /// The space, where the context has tables.
-    pub space: Option<Arc<Space>>,
+    pub(crate) tables: Tables,
+    pub(crate) plain: Plain,
+}
+
+/// The tables that a context leads to.
+pub(crate) enum Tables {
+    /// None.
+    None,
+    /// One stage, whose leaf entries alone decide.
+    OneStage(Arc<Space>),
+    /// Two stages, whose leaf entries alone decide.
+    TwoStages(Arc<Space>),
+    /// Some of which more than entries may be kept, or with addresses between the stages that the tables do not translate.
+    Other(Arc<Space>, Block),
+}
+
+impl Tables {
+    /// Their space.
+    pub(crate) const fn space(&self) -> Option<&Arc<Space>> {
+        match self {
+            Self::None => None,
+            Self::OneStage(space) | Self::TwoStages(space) | Self::Other(space, _) => Some(space),
+        }
+    }
+
+    /// Translates `input` by leaf entries alone, unless more than these decides.
+    #[inline(never)]
+    pub(crate) fn hit<'i>(&'i self, input: u64, demand: Demand, inside: &'i Inside<'_>) -> Option<Hit<'i>> {
+        let Self::Other(space, redirected) = self else { return None };
+        if !space.keeps_entries_only() {
+            return None;
+        }
+        if space.is_nested() {
+            return space.hit_both(input, demand, *redirected, inside);
+        }
+        let hit = space.hit(input, demand, inside)?;
+        let between = if space.is_first() { hit.address.0 } else { input };
+        (!redirected.contains(between)).then_some(hit)
+    }
 }
 
 /// Who sends: what contexts are looked up by.
@@ -110,7 +150,7 @@ impl<N: Send + Sync + 'static> Index<N> {
     fn forget(&mut self, binding: &Binding<N>, upper: bool, inside: &Inside<'_>) {
         let Some(cached) = binding.context(upper, inside) else { return };
         self.filed.remove(&(filed_under(cached), (binding.sender, upper)));
-        if let Some(space) = &cached.space
+        if let Some(space) = cached.tables.space()
             && self.departed.last().is_none_or(|last| !Arc::ptr_eq(last, space))
         {
             self.departed.push(Arc::clone(space));
@@ -350,6 +390,8 @@ fn same_kind(one: &Requester, other: &Requester) -> bool {
 pub(crate) struct Spaces {
     index: RwLock<SpaceIndex>,
     budget: Arc<Budget>,
+    /// Inputs that are always decided at length.
+    special: Block,
 }
 
 /// What spaces are found under: tags, and where their tables begin.
@@ -419,13 +461,13 @@ impl SpaceIndex {
     }
 
     /// The space that `key` identifies: the one that others use already, or a new one.
-    fn space(&mut self, key: SpaceKey, budget: &Arc<Budget>, retaining: bool) -> Arc<Space> {
+    fn space(&mut self, key: SpaceKey, budget: &Arc<Budget>, special: Block, retaining: bool) -> Arc<Space> {
         let known = self.spaces.get(&filing(&key)).and_then(|spaces| spaces.iter().find(|it| it.key == key));
         if let Some(space) = known {
             return Arc::clone(space);
         }
-        let second = key.second().map(|key| self.space(key, budget, retaining));
-        let space = Arc::new(Space::new(key, second, budget, retaining));
+        let second = key.second().map(|key| self.space(key, budget, special, retaining));
+        let space = Arc::new(Space::new(key, second, budget, special, retaining));
         self.insert(&space);
         space
     }
@@ -446,9 +488,9 @@ impl SpaceIndex {
 }
 
 impl Spaces {
-    pub(crate) fn new(budget: Budget) -> Self {
+    pub(crate) fn new(budget: Budget, special: Block) -> Self {
         let index = SpaceIndex { limit: FEW, ..SpaceIndex::default() };
-        Self { index: RwLock::new(index), budget: Arc::new(budget) }
+        Self { index: RwLock::new(index), budget: Arc::new(budget), special }
     }
 
     /// The space that `key` identifies.
@@ -457,7 +499,7 @@ impl Spaces {
         if index.count >= index.limit {
             index.prune();
         }
-        index.space(key, &self.budget, retaining)
+        index.space(key, &self.budget, self.special, retaining)
     }
 
     /// Contexts left these spaces: the last that nobody has come back to stay for a while, the others go.
@@ -508,7 +550,7 @@ mod tests {
 
     #[test]
     fn spaces_that_contexts_left_go_but_for_the_last() {
-        let spaces = Spaces::new(Budget::new(1 << 20));
+        let spaces = Spaces::new(Budget::new(1 << 20), Block::NONE);
         let used = spaces.space(key(0x1000, 7), false);
         for root in 1..=1000u64 {
             let space = spaces.space(key(root << 12, 1), false);
@@ -526,7 +568,7 @@ mod tests {
 
     #[test]
     fn an_invalidation_finds_the_spaces_that_its_tags_name() {
-        let spaces = Spaces::new(Budget::new(1 << 20));
+        let spaces = Spaces::new(Budget::new(1 << 20), Block::NONE);
         let made: Vec<_> = (0..8).map(|domain| spaces.space(key(0x1000, domain), false)).collect();
         let index = spaces.index.read().unwrap();
         for (domain, space) in (0..8).zip(&made) {

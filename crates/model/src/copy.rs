@@ -161,7 +161,7 @@ pub(crate) fn copy<A: Architecture, B: Buffer>(
             let Some((at, range)) = piece(iova, ahead, length) else { break };
             (transaction.address, transaction.length) = (at, range.len() as u64);
             let output = match port.pass(&transaction, &inside) {
-                Ok(passed) => passed.output,
+                Ok(translation) => translation.address,
                 Err(stop) => {
                     stopped = Some((stop, range));
                     break;

@@ -6,15 +6,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use portcullis_pagetable::AnyFormat;
 use portcullis_spec::{
     Access, Context, ContextScope, Fault, FaultReason, FirstStage, InterruptScope, Invalidation, Iova, Ipa,
-    PagingFormat, Pasid, PhysAddr, Requester, StageNumber, StageRules, Tags, Transaction, Translation,
-    TranslationScope,
+    PagingFormat, Pasid, PhysAddr, RequestType, Requester, StageNumber, StageRules, Tags, Transaction,
+    Translation, TranslationScope,
 };
 
-use crate::contexts::{Binding, Cached, Contexts, Resolved, Sender, Spaces};
+use crate::contexts::{Binding, Cached, Contexts, Resolved, Sender, Spaces, Tables};
+use crate::fast::Hit;
 use crate::gate::{Gate, Presence};
 use crate::interrupt::{Message, Undelivered};
 use crate::memory::{GuestMemory, MemoryError};
+use crate::pattern::Guess;
 use crate::pin::{Pin, Pins, TooManyPins};
+use crate::plain::{Block, Plain, Special};
 use crate::refusal::{Detail, Refusal};
 use crate::space::{Budget, Space, SpaceKey};
 use crate::translate::{FormattedStage, PageTranslation, Request, Stages};
@@ -105,6 +108,9 @@ pub trait Architecture: Send + Sync + 'static {
     /// What is recorded of a fault.
     type Record: Copy + Send + 'static;
 
+    /// Addresses to which [`is_plain`](Self::is_plain) does not apply.
+    const SPECIAL: Special = Special::NONE;
+
     /// Whether an address lies in the upper half of an address space whose halves have tables of their own (Arm TTB1). The
     /// halves are looked up apart.
     fn is_upper(&self, _address: Iova) -> bool {
@@ -146,6 +152,11 @@ pub trait Architecture: Send + Sync + 'static {
         None
     }
 
+    /// The addresses of which [`redirect`](Self::redirect) says something, and perhaps more.
+    fn redirected(&self, _resolved: &Resolved<Self::Note>) -> Block {
+        Block::NONE
+    }
+
     /// Does a transaction to the page of an interrupt file that [`redirect`](Self::redirect) refused with
     /// [`Detail::InterruptFile`]. `data` are the bytes of a write. A read gives zeros.
     ///
@@ -181,6 +192,16 @@ pub trait Architecture: Send + Sync + 'static {
         output: PhysAddr,
         bytes: u64,
     ) -> Result<(), Refusal>;
+
+    /// Whether requests under a context are plain: untranslated ones that neither ask for nor lead to an address that is
+    /// [special](Self::SPECIAL) are all admitted, [asked](Self::ask) for and [accepted](Self::accept) alike, if their access and privilege
+    /// are the same, whatever their address, which is also their input, and their length, unless that is 0.
+    fn is_plain(&self, resolved: &Resolved<Self::Note>) -> bool;
+
+    /// Whether [`count`](Self::count) wants to know of requests that cached translations serve.
+    fn is_counting(&self) -> bool {
+        false
+    }
 
     /// Something that the unit may count happened to a transaction; `tags` are its context's, once that is known.
     fn count(&self, _event: Event, _transaction: &Transaction, _tags: Option<Tags>) {}
@@ -274,24 +295,8 @@ pub(crate) struct Inside<'a> {
     pub(crate) presence: Presence<'a>,
     pub(crate) gate: &'a Gate,
     pub(crate) memory: &'a dyn GuestMemory,
-}
-
-/// A transaction that may reach memory.
-pub(crate) struct Passed {
-    page: PageTranslation,
-    /// Where its first byte goes.
-    pub(crate) output: PhysAddr,
-}
-
-impl Passed {
-    pub(crate) const fn translation(&self) -> Translation {
-        Translation {
-            address: self.output,
-            page_shift: self.page.shift,
-            access: self.page.access,
-            attributes: self.page.attributes,
-        }
-    }
+    /// The patterns that the last entries had, of the first or only stage and of a second.
+    pub(crate) guesses: [Guess; 2],
 }
 
 /// A transaction that does not reach memory.
@@ -318,7 +323,7 @@ impl<A: Architecture> Engine<A> {
             gate: Gate::default(),
             pins: Pins::default(),
             contexts: Contexts::default(),
-            spaces: Spaces::new(Budget::new(SLOT_LIMIT)),
+            spaces: Spaces::new(Budget::new(SLOT_LIMIT), A::SPECIAL.input),
             retaining: AtomicBool::new(false),
         }
     }
@@ -337,7 +342,8 @@ impl<A: Architecture> Engine<A> {
     /// Enters the unit: nothing that is found from now on is taken away before the presence ends.
     #[inline]
     pub(crate) fn enter(&self) -> Inside<'_> {
-        Inside { presence: self.gate.enter(), gate: &self.gate, memory: &*self.memory }
+        let presence = self.gate.enter();
+        Inside { presence, gate: &self.gate, memory: &*self.memory, guesses: Default::default() }
     }
 
     /// Keeps what is found inside good for longer.
@@ -431,15 +437,59 @@ impl<A: Architecture> Engine<A> {
         }
     }
 
-    /// Decides a transaction of `bytes` bytes, whose sender's binding is given.
+    /// Translates an untranslated request by what is cached alone, where nothing about it is out of the ordinary. `None` says nothing:
+    /// [`decide`](Self::decide) then does.
     #[inline(always)]
+    pub(crate) fn hit<'i>(
+        &'i self,
+        binding: &'i Binding<A::Note>,
+        address: Iova,
+        length: u64,
+        access: Access,
+        privileged: bool,
+        inside: &'i Inside<'_>,
+    ) -> Option<Hit<'i>> {
+        if length == 0 || self.architecture.is_counting() {
+            return None;
+        }
+        let Cached { tables, plain, .. } = binding.context(self.architecture.is_upper(address), inside)?;
+        let demand = plain.ask(access, privileged);
+        let hit = match tables {
+            Tables::OneStage(space) => space.hit(address.0, demand, inside)?,
+            Tables::TwoStages(space) => space.hit_both(address.0, demand, Block::NONE, inside)?,
+            other => other.hit(address.0, demand, inside)?,
+        };
+        (!A::SPECIAL.output.contains(hit.address.0)).then_some(hit)
+    }
+
+    /// Decides a transaction of `bytes` bytes, whose sender's binding is given: where its first byte goes.
+    #[inline]
     pub(crate) fn pass(
         &self,
         binding: &Binding<A::Note>,
         transaction: &Transaction,
         bytes: u64,
         inside: &Inside<'_>,
-    ) -> Result<Passed, Stop<A::Record>> {
+    ) -> Result<Translation, Stop<A::Record>> {
+        let Transaction { address, length, access, privileged, request_type, .. } = *transaction;
+        if request_type == RequestType::Untranslated
+            && let Some(hit) = self.hit(binding, address, length, access, privileged, inside)
+        {
+            return Ok(hit.translation());
+        }
+        self.decide(binding, transaction, bytes, inside)
+    }
+
+    /// The same for a transaction that did not [`hit`](Self::hit).
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn decide(
+        &self,
+        binding: &Binding<A::Note>,
+        transaction: &Transaction,
+        bytes: u64,
+        inside: &Inside<'_>,
+    ) -> Result<Translation, Stop<A::Record>> {
         let architecture = &self.architecture;
         architecture.count(Event::Request, transaction, None);
         match architecture.admit(transaction) {
@@ -461,14 +511,14 @@ impl<A: Architecture> Engine<A> {
         let resolved = &cached.resolved;
         let judged = architecture.ask(transaction, resolved).and_then(|asked| {
             let page = self.page(cached, transaction, asked, inside)?;
-            let output = page.address(asked.input.0);
-            architecture.accept(transaction, resolved, output, bytes)?;
-            Ok(Passed { page, output })
+            let address = page.address(asked.input.0);
+            architecture.accept(transaction, resolved, address, bytes)?;
+            let PageTranslation { shift: page_shift, access, attributes, .. } = page;
+            Ok(Translation { address, page_shift, access, attributes })
         });
         judged.map_err(|refusal| self.refusal(transaction, resolved, refusal))
     }
 
-    #[cold]
     fn refusal(
         &self,
         transaction: &Transaction,
@@ -511,15 +561,26 @@ impl<A: Architecture> Engine<A> {
         let Sender { requester, pasid } = binding.sender;
         let generation = self.contexts.generation();
         let mut resolved = self.architecture.lookup(self.memory(), requester, pasid, upper);
+        let retaining = self.retaining.load(Ordering::Relaxed);
         let space = match self.stages(&resolved.context) {
-            Ok(key) => key.map(|key| self.spaces.space(key, self.retaining.load(Ordering::Relaxed))),
+            Ok(key) => key.map(|key| self.spaces.space(key, retaining)),
             Err(NoFormat) => {
                 resolved.context = Context::Blocked(Some(FaultReason::Internal));
                 resolved.cacheable = false;
                 None
             }
         };
-        let cached = Arc::new(Cached { resolved, space });
+        let redirected = self.architecture.redirected(&resolved);
+        let tables = match space {
+            None => Tables::None,
+            Some(space) if retaining || redirected != Block::NONE || self.architecture.caches_refusals() => {
+                Tables::Other(space, redirected)
+            }
+            Some(space) if space.is_nested() => Tables::TwoStages(space),
+            Some(space) => Tables::OneStage(space),
+        };
+        let plain = Plain::of(&self.architecture, binding.sender, upper, &resolved);
+        let cached = Arc::new(Cached { resolved, tables, plain });
         if resolved.cacheable {
             self.contexts.fill(binding, upper, &cached, generation, inside);
         }
@@ -549,7 +610,6 @@ impl<A: Architecture> Engine<A> {
         })
     }
 
-    #[inline(always)]
     fn page(
         &self,
         cached: &Cached<A::Note>,
@@ -560,7 +620,7 @@ impl<A: Architecture> Engine<A> {
         let Asked { input, access, privileged, any } = asked;
         let resolved = &cached.resolved;
         let redirect = |ipa| self.architecture.redirect(inside.memory, resolved, ipa, access);
-        if let Some(space) = &cached.space {
+        if let Some(space) = cached.tables.space() {
             let request = Request { access, privileged, any, table: false };
             let caching = self.architecture.caches_refusals();
             return match space.find(input.0, request, inside, caching, redirect) {

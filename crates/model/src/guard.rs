@@ -4,9 +4,9 @@ use std::cell::RefCell;
 
 use portcullis_spec::{Access, Fault, FaultReason, Iova, PhysAddr, Transaction, Translation};
 
-use crate::engine::{AccessError, Architecture, Inside, Passed, Report, Stop};
+use crate::engine::{AccessError, Architecture, Engine, Inside, Report};
 use crate::host::HostSlice;
-use crate::memory::MemoryError;
+use crate::memory::{GuestMemory, MemoryError};
 use crate::pin::{Pin, TooManyPins};
 use crate::port::Port;
 use crate::refusal::Refusal;
@@ -18,18 +18,19 @@ use crate::refusal::Refusal;
 /// needed for longer is pinned ([`Guard::pin`]). Refusals are recorded and signalled when the guard ends.
 pub struct Guard<'a, A: Architecture> {
     port: &'a Port<A>,
-    /// Present until the guard is dropped.
-    inside: Option<Inside<'a>>,
-    refused: RefCell<Vec<Report<A::Record>>>,
-    /// What was given out to be written, where somebody keeps track of that.
-    written: RefCell<Vec<(PhysAddr, u64)>>,
+    // Dropped in this order: what was written is marked inside, and refusals are settled outside.
+    written: Written<'a>,
+    inside: Inside<'a>,
+    refused: Refused<'a, A>,
 }
 
 impl<'a, A: Architecture> Guard<'a, A> {
     #[inline]
     pub(crate) fn new(port: &'a Port<A>) -> Self {
-        let (refused, written) = (RefCell::new(Vec::new()), RefCell::new(Vec::new()));
-        Self { port, inside: Some(port.engine().enter()), refused, written }
+        let engine = port.engine();
+        let inside = engine.enter();
+        let written = Written { memory: inside.memory, pieces: RefCell::default() };
+        Self { port, written, inside, refused: Refused { engine, reports: RefCell::default() } }
     }
 
     /// Translates the first byte of a request that does not cross a 4 KiB boundary, with the port's requester, PASID and
@@ -39,8 +40,11 @@ impl<'a, A: Architecture> Guard<'a, A> {
     /// The fault. It is recorded, as the architecture does, when the guard ends.
     #[inline(always)]
     pub fn translate(&self, address: Iova, length: u64, access: Access) -> Result<Translation, Fault> {
-        let transaction = self.port.transaction(address, length, access);
-        self.pass(&transaction).map(|passed| passed.translation())
+        let (engine, binding) = (self.port.engine(), self.port.binding());
+        match engine.hit(binding, address, length, access, self.port.is_privileged(), &self.inside) {
+            Some(hit) => Ok(hit.translation()),
+            None => self.decide(address, length, access),
+        }
     }
 
     /// Keeps what this guard gives out good after its end, until the pin is gone.
@@ -48,33 +52,26 @@ impl<'a, A: Architecture> Guard<'a, A> {
     /// # Errors
     /// Where the unit has given out as many pins as it may.
     pub fn pin(&self) -> Result<Pin<'a>, TooManyPins> {
-        self.port.engine().pin(self.inside())
-    }
-
-    fn inside(&self) -> &Inside<'a> {
-        let Some(inside) = &self.inside else { unreachable!("a guard is inside until it is dropped") };
-        inside
+        self.port.engine().pin(&self.inside)
     }
 
     fn refuse(&self, transaction: &Transaction, reason: FaultReason) -> Fault {
         let report = self.port.engine().architecture.fault(transaction, None, Refusal::new(reason));
-        self.refused.borrow_mut().push(report);
+        self.refused.add(report);
         report.fault
     }
 
-    #[inline(always)]
-    fn pass(&self, transaction: &Transaction) -> Result<Passed, Fault> {
-        let engine = self.port.engine();
-        engine
-            .pass(self.port.binding(), transaction, transaction.length, self.inside())
-            .map_err(|stop| self.refused(stop, transaction))
-    }
-
+    /// Decides a transaction that did not hit.
     #[cold]
-    fn refused(&self, stop: Stop<A::Record>, transaction: &Transaction) -> Fault {
-        let report = self.port.engine().report(stop, transaction);
-        self.refused.borrow_mut().push(report);
-        report.fault
+    #[inline(never)]
+    fn decide(&self, address: Iova, length: u64, access: Access) -> Result<Translation, Fault> {
+        let engine = self.port.engine();
+        let transaction = &self.port.transaction(address, length, access);
+        engine.decide(self.port.binding(), transaction, transaction.length, &self.inside).map_err(|stop| {
+            let report = engine.report(stop, transaction);
+            self.refused.add(report);
+            report.fault
+        })
     }
 
     /// The memory of `length` bytes from `iova` on as it lies in this process: slices in order, cut only where pages that
@@ -86,29 +83,71 @@ impl<'a, A: Architecture> Guard<'a, A> {
     /// The memory of one piece that does not cross a 4 KiB boundary.
     fn slice(&self, at: Iova, count: u64, access: Access) -> Result<HostSlice<'_>, AccessError> {
         let engine = self.port.engine();
-        let output =
-            self.pass(&self.port.transaction(at, count, access)).map_err(AccessError::Refused)?.output;
+        let output = self.translate(at, count, access).map_err(AccessError::Refused)?.address;
         let memory = engine.memory();
         let absent = MemoryError::NotInProcess { address: output };
         let pointer = memory.host_pointer(output, count).ok_or(absent)?;
         if access.contains(Access::WRITE) && memory.tracks_writes() {
             memory.mark_written(output, count);
-            self.written.borrow_mut().push((output, count));
+            self.written.add(output, count);
         }
         Ok(HostSlice::new(pointer, usize::try_from(count).map_err(|_| absent)?))
     }
 }
 
-impl<A: Architecture> Drop for Guard<'_, A> {
+/// What a guard gave out to be written, where somebody keeps track of that.
+struct Written<'a> {
+    memory: &'a dyn GuestMemory,
+    pieces: RefCell<Vec<(PhysAddr, u64)>>,
+}
+
+impl Written<'_> {
+    fn add(&self, address: PhysAddr, bytes: u64) {
+        self.pieces.borrow_mut().push((address, bytes));
+    }
+
+    #[cold]
+    fn mark(&mut self) {
+        for (address, bytes) in self.pieces.take() {
+            self.memory.mark_written(address, bytes);
+        }
+    }
+}
+
+impl Drop for Written<'_> {
     #[inline]
     fn drop(&mut self) {
-        for (address, bytes) in self.written.take() {
-            self.port.engine().memory().mark_written(address, bytes);
+        if !self.pieces.get_mut().is_empty() {
+            self.mark();
         }
-        self.inside = None;
-        for report in self.refused.take() {
+    }
+}
+
+/// What a guard refused.
+struct Refused<'a, A: Architecture> {
+    engine: &'a Engine<A>,
+    reports: RefCell<Vec<Report<A::Record>>>,
+}
+
+impl<A: Architecture> Refused<'_, A> {
+    fn add(&self, report: Report<A::Record>) {
+        self.reports.borrow_mut().push(report);
+    }
+
+    #[cold]
+    fn settle(&mut self) {
+        for report in self.reports.take() {
             // What becomes of it has been said already: it failed.
-            let _ = self.port.engine().settle(&report);
+            let _ = self.engine.settle(&report);
+        }
+    }
+}
+
+impl<A: Architecture> Drop for Refused<'_, A> {
+    #[inline]
+    fn drop(&mut self) {
+        if !self.reports.get_mut().is_empty() {
+            self.settle();
         }
     }
 }

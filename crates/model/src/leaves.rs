@@ -12,10 +12,11 @@
 use std::sync::Arc;
 
 use crate::gate::{Gate, Presence};
+use crate::host::EntryPage;
 use crate::rcu::Rcu;
 use crate::space::Budget;
 use crate::sync::{AtomicU64, Ordering, fence_after_exchange};
-use crate::word::{AtomicWord, Found, Word};
+use crate::word::{AtomicWord, Found, Kind, Word};
 
 /// log2 of the bytes of input addresses that share a word.
 pub(crate) const REGION_SHIFT: u8 = 21;
@@ -27,6 +28,8 @@ const LAST_BITS: u32 = if cfg!(all(loom, test)) { 1 } else { 12 };
 /// A table of slots.
 struct Table {
     slots: Box<[AtomicWord]>,
+    /// The last of them.
+    mask: u64,
     bits: u32,
     /// The next version of empty words.
     version: AtomicU64,
@@ -47,6 +50,7 @@ impl Table {
         budget.take(count).then(|| {
             Arc::new(Self {
                 slots: (0..count).map(|_| AtomicWord::new(Word::empty(0))).collect(),
+                mask: count as u64 - 1,
                 bits,
                 version: AtomicU64::new(1),
                 conflicts: AtomicU64::new(0),
@@ -55,13 +59,12 @@ impl Table {
         })
     }
 
-    /// The slot and the tag of a region. Neighbours never share a slot; the tag takes part so that regions at large
-    /// powers of two from each other rarely do.
+    /// The slot and the tag of a region. Neighbours never share a slot, and regions at large powers of two from each other rarely
+    /// do. Those that share one differ in their tags, for what is mixed in follows from the tag.
     #[inline(always)]
     fn place(&self, region: u64) -> (Option<&AtomicWord>, u64) {
-        let tag = region >> self.bits;
-        let mixed = region ^ (tag.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40);
-        let index = mixed & (self.slots.len() as u64 - 1);
+        let tag = region >> FIRST_BITS;
+        let index = (region ^ region >> 12) & self.mask;
         (self.slots.get(index as usize), tag)
     }
 
@@ -121,8 +124,14 @@ impl Leaves {
     #[inline(always)]
     pub(crate) fn find(&self, region: u64, inside: &Presence<'_>) -> Option<Found> {
         let (slot, tag) = self.table.load(inside)?.place(region);
-        let word = slot?.load();
-        if word.has_tag(tag) { word.found() } else { None }
+        slot?.load().found(tag)
+    }
+
+    /// The page of leaf entries of a region, if it is known and they are of this kind.
+    #[inline(always)]
+    pub(crate) fn find_kind(&self, region: u64, kind: Kind, inside: &Presence<'_>) -> Option<EntryPage> {
+        let (slot, tag) = self.table.load(inside)?.place(region);
+        slot?.load().page_of(tag, kind)
     }
 
     /// The slot for a region, to be filled after a walk that begins now. `None` where there is no room.
@@ -142,7 +151,7 @@ impl Leaves {
             return Some(Place { slot: slot?, tag, seen });
         }
         let mut table = table;
-        if !seen.has_tag(tag) {
+        if seen.is_of_another(tag) {
             let conflicts = table.conflicts.fetch_add(1, Ordering::Relaxed) + 1;
             if table.bits < LAST_BITS && conflicts > table.slots.len() as u64 / 4 {
                 table = self.grow(Some(table), table.bits + 1, inside, gate).unwrap_or(table);

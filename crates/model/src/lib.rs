@@ -14,11 +14,16 @@
 //! A request that hits takes no lock and writes nothing but its guard's slot:
 //!
 //! 1. [`Port::enter`] exchanges one word that nobody else writes (`gate`). A [`Guard`] serves many requests.
-//! 2. The port's binding leads to its published context by one load (`contexts`, `rcu`).
+//! 2. The port's binding leads to its published context by one load (`contexts`, `rcu`). What the architecture makes of a request was
+//!    asked when the context was looked up, once for each access; addresses to which that does not apply, VT-d's interrupt range say, are
+//!    named there too (`plain`).
 //! 3. One word says where the leaf entries of the address's 2 MiB lie in this process, of which level they are and what the tables
 //!    above permit (`leaves`, `word`). With two stages the output goes through the second's cache in the same way.
-//! 4. The leaf entry itself is loaded anew, decoded and judged (`fast`): reserved bits, rights, Accessed, and Dirty for a write. If
-//!    anything is out of the ordinary, the walk decides (`translate`), which also sets flags and names the refusal.
+//! 4. The leaf entry itself is loaded anew and compared with a pattern (`fast`, `pattern`). Entries whose bits are the same but for the
+//!    address come to the same: reserved bits, rights, Accessed, and Dirty for a write were judged with the first of them.
+//!
+//! Whatever is out of the ordinary, an address, an entry of a new pattern, a right that is missing, goes the long way (`engine`): the
+//! architecture is asked, the walk decides (`translate`), sets flags and names the refusal. The two ways give the same answers.
 //!
 //! So software that changes leaf entries is obeyed at once, and an invalidation of leaf entries has nothing to remove: it waits for the
 //! guards. One of table entries empties the slots of its 2 MiB regions and no others. A walk notes the slot before its first
@@ -42,7 +47,9 @@ mod leaves;
 pub mod memory;
 #[cfg(all(loom, test))]
 mod models;
+mod pattern;
 pub mod pin;
+pub mod plain;
 pub mod port;
 mod rcu;
 pub mod refusal;

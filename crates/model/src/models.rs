@@ -19,7 +19,7 @@ use crate::leaves::Leaves;
 use crate::pin::Pins;
 use crate::rcu::Rcu;
 use crate::space::Budget;
-use crate::word::Found;
+use crate::word::{Found, Kind};
 
 const OLD: usize = 0x1000;
 const NEW: usize = 0x2000;
@@ -27,6 +27,10 @@ const NEW: usize = 0x2000;
 fn page(number: usize) -> EntryPage {
     let pointer = NonNull::new(std::ptr::without_provenance_mut(number)).expect("not null");
     EntryPage::new(pointer).expect("aligned")
+}
+
+fn kind() -> Kind {
+    Kind::new(0, Rights::READ).expect("a level that is kept")
 }
 
 /// A unit's caches, and the memory around them.
@@ -101,7 +105,7 @@ impl Machine {
                 let place = self.leaves.observe(region, inside, &self.gate);
                 let table = self.entry.load(Ordering::Acquire);
                 if let Some(place) = place {
-                    place.fill(Found { page: page(table), level: 0, rights: Rights::READ });
+                    place.fill(Found { page: page(table), kind: kind() });
                 }
                 table
             }
@@ -251,7 +255,7 @@ fn a_cache_that_grows_meanwhile_keeps_nothing_old() {
                 let inside = machine.gate.enter();
                 let place = machine.leaves.observe(1, &inside, &machine.gate);
                 if let Some(place) = place {
-                    place.fill(Found { page: page(0x3000), level: 0, rights: Rights::READ });
+                    place.fill(Found { page: page(0x3000), kind: kind() });
                 }
                 drop(inside);
                 machine.request(0);

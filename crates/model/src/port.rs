@@ -8,7 +8,7 @@ use portcullis_spec::{
 
 use crate::contexts::{Binding, Sender};
 use crate::copy;
-use crate::engine::{AccessError, Architecture, Engine, Inside, Outcome, Passed, Release, Report, Stop};
+use crate::engine::{AccessError, Architecture, Engine, Inside, Outcome, Release, Report, Stop};
 use crate::guard::Guard;
 use crate::interrupt::Message;
 use crate::memory::{GuestMemory, MemoryError, Width, update};
@@ -55,6 +55,10 @@ impl<A: Architecture> Port<A> {
         self.binding.sender.pasid
     }
 
+    pub(crate) fn is_privileged(&self) -> bool {
+        self.privileged
+    }
+
     pub(crate) fn engine(&self) -> &Engine<A> {
         &self.engine
     }
@@ -97,7 +101,7 @@ impl<A: Architecture> Port<A> {
                 self.engine.pass(binding, transaction, 1, &inside)
             };
             let report = match passed {
-                Ok(passed) => return Ok(passed.translation()),
+                Ok(translation) => return Ok(translation),
                 Err(stop) => self.engine.report(stop, transaction),
             };
             if let Release::End(_) = self.engine.settle(&report) {
@@ -218,11 +222,11 @@ impl<A: Architecture> Port<A> {
         loop {
             let mut inside = Some(self.engine.enter());
             let stop = match inside.as_ref().map(|inside| self.pass(transaction, inside)) {
-                Some(Ok(passed)) => {
+                Some(Ok(translation)) => {
                     if cfg!(mutant = "guard_left_early") {
                         inside = None;
                     }
-                    let done = touch(self.engine.memory(), passed.output)?;
+                    let done = touch(self.engine.memory(), translation.address)?;
                     drop(inside);
                     return Ok(Done::Moved(done));
                 }
@@ -244,7 +248,7 @@ impl<A: Architecture> Port<A> {
         &self,
         transaction: &Transaction,
         inside: &Inside<'_>,
-    ) -> Result<Passed, Stop<A::Record>> {
+    ) -> Result<Translation, Stop<A::Record>> {
         self.engine.pass(&self.binding, transaction, transaction.length, inside)
     }
 

@@ -9,18 +9,20 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use portcullis_pagetable::Format;
-use portcullis_spec::{FaultReason, Iova, Ipa, StageNumber, Tags, TranslationScope};
+use portcullis_spec::{FaultReason, Iova, Ipa, PhysAddr, StageNumber, Tags, TranslationScope};
 
 use crate::engine::Inside;
-use crate::fast::Leaf;
+use crate::fast::{Hit, Leaf};
 use crate::host::{ENTRY_PAGE, EntryPage};
 use crate::leaves::{Leaves, Place, REGION_SHIFT};
+use crate::pattern::Demand;
+use crate::plain::Block;
 use crate::refusal::Refusal;
 use crate::retained::Retained;
 use crate::translate::{
     LeafEntry, PageTranslation, Redirected, Request, Stages, not_redirected, walk_one_stage, walk_two_stages,
 };
-use crate::word::Found;
+use crate::word::{Found, Kind};
 
 /// How many slots of leaf caches all spaces of a unit may have together. Where they are used up, spaces keep what they have, and
 /// new ones are walked for every request.
@@ -81,6 +83,8 @@ pub struct Space {
     pub key: SpaceKey,
     leaf: Leaf,
     leaves: Leaves,
+    /// Inputs that are always decided at length.
+    special: Block,
     /// Where a nested space goes on.
     second: Option<Arc<Space>>,
     refusals: Refusals,
@@ -89,16 +93,22 @@ pub struct Space {
 
 impl Space {
     /// A space of which nothing is cached. `second` is the space of `SpaceKey::second`; `retaining` says whether whole
-    /// translations are kept.
+    /// translations are kept. Of `special` inputs nothing is kept.
     #[must_use]
-    pub fn new(key: SpaceKey, second: Option<Arc<Self>>, budget: &Arc<Budget>, retaining: bool) -> Self {
+    pub fn new(
+        key: SpaceKey,
+        second: Option<Arc<Self>>,
+        budget: &Arc<Budget>,
+        special: Block,
+        retaining: bool,
+    ) -> Self {
         let leaf = match &key.stages {
             Stages::One { only, .. } => Leaf::new(only),
             Stages::Two { first, .. } => Leaf::new(first),
         };
         let retained = retaining.then(|| Retained::new(budget));
         let (leaves, refusals) = (Leaves::new(Arc::clone(budget)), Refusals::new(budget));
-        Self { key, leaf, leaves, second, refusals, retained }
+        Self { key, leaf, leaves, special, second, refusals, retained }
     }
 
     /// Where a nested space goes on.
@@ -108,7 +118,6 @@ impl Space {
 
     /// What is known of `input`'s translation without a walk. Refusals are kept where `caching` says that the unit may; what
     /// `redirect` says never is.
-    #[inline(always)]
     pub(crate) fn find(
         &self,
         input: u64,
@@ -123,48 +132,83 @@ impl Space {
         if let Some(retained) = &self.retained {
             return retained.find(input, request).map(Ok);
         }
-        self.hit(input, request, inside, redirect)
+        self.translate(input, request, inside, redirect)
     }
 
     /// Whether this space's own stage is the first, so that there are addresses behind it that no stage has translated yet.
-    #[inline(always)]
-    const fn is_first(&self) -> bool {
+    pub(crate) const fn is_first(&self) -> bool {
         !matches!(self.key.stages, Stages::One { number: StageNumber::Second, .. })
     }
 
+    /// Whether it goes on in the space of a second stage.
+    pub(crate) fn is_nested(&self) -> bool {
+        self.second.is_some()
+    }
+
+    /// Whether nothing but where leaf entries lie is kept at present: no whole translations, and no refusals.
+    pub(crate) fn keeps_entries_only(&self) -> bool {
+        self.retained.is_none() && self.refusals.are_none()
+    }
+
+    /// Translates `input` by this stage's leaf entries alone, where nothing about them is out of the ordinary.
     #[inline(always)]
-    fn hit(
+    pub(crate) fn hit<'i>(&'i self, input: u64, demand: Demand, inside: &'i Inside<'_>) -> Option<Hit<'i>> {
+        self.leaf.hit(&self.leaves, input, demand, &inside.guesses[0], &inside.presence)
+    }
+
+    /// Translates `input` by both stages' leaf entries alone, unless an address between them is `redirected`. Of a space that is not
+    /// nested, none does.
+    #[inline(always)]
+    pub(crate) fn hit_both<'i>(
+        &'i self,
+        input: u64,
+        demand: Demand,
+        redirected: Block,
+        inside: &'i Inside<'_>,
+    ) -> Option<Hit<'i>> {
+        let second = self.second.as_ref()?;
+        let Hit { address: PhysAddr(ipa), pattern, .. } = self.hit(input, demand, inside)?;
+        if redirected.contains(ipa) {
+            return None;
+        }
+        let last = second.leaf.hit(&second.leaves, ipa, demand, &inside.guesses[1], &inside.presence)?;
+        Some(Hit { before: Some(pattern), ..last })
+    }
+
+    /// The same for any request that leaf entries decide.
+    fn translate(
         &self,
         input: u64,
         request: Request,
         inside: &Inside<'_>,
         redirect: impl Fn(Ipa) -> Redirected,
     ) -> Option<Result<PageTranslation, Refusal>> {
+        let presence = &inside.presence;
         if !self.is_first()
             && let Some(redirected) = redirect(Ipa(input))
         {
             return Some(redirected);
         }
-        let page = self.hit_here(input, request, inside)?;
+        let page = match &self.key.stages {
+            Stages::One { only, .. } => self.leaf.translate(only, &self.leaves, input, request, presence)?,
+            Stages::Two { first, .. } => {
+                self.leaf.translate(first, &self.leaves, input, request, presence)?
+            }
+        };
         let behind = page.address(input).0;
         if self.is_first()
             && let Some(redirected) = redirect(Ipa(behind))
         {
             return Some(redirected.map(|output| page.then(input, output)));
         }
-        match &self.second {
-            None => Some(Ok(page)),
-            Some(second) => {
-                let output = second.hit_here(behind, request, inside)?;
+        match (&self.key.stages, &self.second) {
+            (Stages::One { .. }, _) => Some(Ok(page)),
+            (Stages::Two { second: stage, .. }, Some(second)) => {
+                let output = second.leaf.translate(stage, &second.leaves, behind, request, presence)?;
                 Some(Ok(page.then(input, output)))
             }
+            (Stages::Two { .. }, None) => None,
         }
-    }
-
-    /// The answer of this space's own stage.
-    #[inline(always)]
-    fn hit_here(&self, input: u64, request: Request, inside: &Inside<'_>) -> Option<PageTranslation> {
-        self.leaf.translate(input, request, |region| self.leaves.find(region, &inside.presence))
     }
 
     /// Translates `input` by its tables, and keeps what may be kept.
@@ -182,7 +226,11 @@ impl Space {
     ) -> Result<PageTranslation, Refusal> {
         let generation = self.refusals.generation();
         let retained = self.retained.as_ref().map(|retained| (retained, retained.generation()));
-        let region = self.leaf.region(input);
+        let region = match &self.key.stages {
+            Stages::One { only, .. } => Leaf::region(only, input),
+            Stages::Two { first, .. } => Leaf::region(first, input),
+        };
+        let region = region.filter(|region| !self.special.touches(region << REGION_SHIFT, REGION_SHIFT));
         // Before the first table entry is read.
         let place = region.and_then(|region| self.leaves.observe(region, &inside.presence, inside.gate));
         let was_redirected = Cell::new(false);
@@ -236,7 +284,7 @@ impl Space {
                     {
                         return redirected;
                     }
-                    match second.hit(ipa.0, request, inside, not_redirected) {
+                    match second.translate(ipa.0, request, inside, not_redirected) {
                         Some(answer) => answer,
                         None => second.walk_and_keep(ipa.0, request, inside, false, &not_redirected),
                     }
@@ -255,8 +303,9 @@ impl Space {
         if entry.at.0 & (ENTRY_PAGE - 1) != self.leaf.entry_offset(input, entry.level) {
             return;
         }
+        let Some(kind) = Kind::new(entry.level, entry.rights) else { return };
         if let Some(page) = inside.memory.host_pointer(page, ENTRY_PAGE).and_then(EntryPage::new) {
-            place.fill(Found { page, level: entry.level, rights: entry.rights });
+            place.fill(Found { page, kind });
         }
     }
 
@@ -348,8 +397,13 @@ impl Refusals {
         self.generation.load(Ordering::SeqCst)
     }
 
+    #[inline(always)]
+    fn are_none(&self) -> bool {
+        self.count.load(Ordering::Acquire) == 0
+    }
+
     fn find(&self, input: u64) -> Option<Refusal> {
-        if self.count.load(Ordering::Acquire) == 0 {
+        if self.are_none() {
             return None;
         }
         self.pages().get(&(input >> 12)).copied()

@@ -362,7 +362,8 @@ pub(crate) fn attributes(format: &AnyFormat, leaf: &Attributes) -> MemoryAttribu
 }
 
 /// The attributes of two stages: what the first leaves open, the second says (RISC-V Privileged, Svpbmt).
-fn combined(first: MemoryAttributes, second: MemoryAttributes) -> MemoryAttributes {
+#[inline]
+pub(crate) fn combined(first: MemoryAttributes, second: MemoryAttributes) -> MemoryAttributes {
     match first.cacheability {
         Cacheability::Default => second,
         cacheability => MemoryAttributes { cacheability, ..second },

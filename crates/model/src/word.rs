@@ -4,8 +4,8 @@
 //! | --- | --- |
 //! | 1:0 | the level of the leaf entries, or 3: empty |
 //! | 6:2 | the rights that the tables above leave |
-//! | 42:7 | bits 47:12 of the host address of the page of entries |
-//! | 63:43 | the tag: which 2 MiB of those that share the slot |
+//! | 27:7 | the tag: which 2 MiB of those that share the slot |
+//! | 63:28 | bits 47:12 of the host address of the page of entries |
 //!
 //! An empty word holds in its bits above the level a version that no word of the same table had before.
 #![allow(unsafe_code)]
@@ -21,22 +21,45 @@ const TAG_BITS: u32 = 21;
 const MAX_LEVEL: u8 = 2;
 
 const EMPTY: u64 = 3;
-const TAG_SHIFT: u32 = 64 - TAG_BITS;
+const TAG_SHIFT: u32 = 7;
+const PAGE_SHIFT: u32 = TAG_SHIFT + TAG_BITS;
 const PAGE_BITS: u64 = 0x0000_ffff_ffff_f000;
 
 /// A word.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Word(u64);
 
+/// Of which level leaf entries are, and what the tables above permit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Kind(u8);
+
+impl Kind {
+    /// `None` where leaves of the level are not kept.
+    pub(crate) const fn new(level: u8, rights: Rights) -> Option<Self> {
+        if level <= MAX_LEVEL { Some(Self(rights.bits() << 2 | level)) } else { None }
+    }
+
+    /// What a word says, unless it is empty.
+    const fn of(word: Word) -> Option<Self> {
+        if word.is_empty() { None } else { Some(Self(word.0 as u8 & 0x7f)) }
+    }
+
+    pub(crate) const fn level(self) -> u8 {
+        self.0 & 3
+    }
+
+    pub(crate) const fn rights(self) -> Rights {
+        Rights::from_bits_truncate(self.0 >> 2)
+    }
+}
+
 /// Where the leaf entries of 2 MiB lie.
 #[derive(Clone, Copy)]
 pub(crate) struct Found {
     /// The page of entries.
     pub(crate) page: EntryPage,
-    /// Their level.
-    pub(crate) level: u8,
-    /// What the tables above permit.
-    pub(crate) rights: Rights,
+    /// What they are.
+    pub(crate) kind: Kind,
 }
 
 impl Word {
@@ -51,33 +74,40 @@ impl Word {
 
     /// `None` where something does not fit.
     pub(crate) fn new(tag: u64, found: Found) -> Option<Self> {
-        let Found { page, level, rights } = found;
+        let Found { page, kind } = found;
         let number = page.number();
-        if tag >> TAG_BITS != 0 || level > MAX_LEVEL || number & !PAGE_BITS != 0 {
+        if tag >> TAG_BITS != 0 || number & !PAGE_BITS != 0 {
             return None;
         }
-        Some(Self(tag << TAG_SHIFT | number >> 5 | u64::from(rights.bits()) << 2 | u64::from(level)))
+        Some(Self(number >> 12 << PAGE_SHIFT | tag << TAG_SHIFT | u64::from(kind.0)))
     }
 
     /// Whether it is of this tag; an empty word may seem to be.
-    #[inline(always)]
-    pub(crate) const fn has_tag(self, tag: u64) -> bool {
-        self.0 >> TAG_SHIFT == tag
+    const fn has_tag(self, tag: u64) -> bool {
+        (self.0 & ((1 << PAGE_SHIFT) - 1)) >> TAG_SHIFT == tag
     }
 
-    /// What it says, unless it is empty.
+    /// Where the leaf entries lie, if it is of this tag and they are of this kind.
     #[inline(always)]
-    pub(crate) const fn found(self) -> Option<Found> {
-        if self.is_empty() {
+    pub(crate) const fn page_of(self, tag: u64, kind: Kind) -> Option<EntryPage> {
+        if self.0 & ((1 << PAGE_SHIFT) - 1) != tag << TAG_SHIFT | kind.0 as u64 {
             return None;
         }
-        Some(Found {
-            // SAFETY: only `new` makes words that are not empty, and it takes the number from a page. The memory lives as long
-            // as the unit whose caches keep the word.
-            page: unsafe { EntryPage::from_number((self.0 << 5) & PAGE_BITS) },
-            level: (self.0 & 3) as u8,
-            rights: Rights::from_bits_truncate((self.0 >> 2) as u8 & 0x1f),
-        })
+        // SAFETY: no kind has the level of empty words (`Kind::new`). Only `new` makes others, and it takes the number from a page.
+        // The memory lives as long as the unit whose caches keep the word.
+        Some(unsafe { EntryPage::from_number(self.0 >> PAGE_SHIFT << 12) })
+    }
+
+    /// What it says, unless it is empty or of another tag.
+    #[inline(always)]
+    pub(crate) fn found(self, tag: u64) -> Option<Found> {
+        let kind = Kind::of(self)?;
+        Some(Found { page: self.page_of(tag, kind)?, kind })
+    }
+
+    /// Whether what it says, if anything, is of another tag.
+    pub(crate) fn is_of_another(self, tag: u64) -> bool {
+        !self.is_empty() && !self.has_tag(tag)
     }
 }
 
@@ -123,12 +153,14 @@ mod tests {
             (0x15_5555, 0x7f12_3456_7000, 1, Rights::empty()),
         ] {
             let page = EntryPage::new(NonNull::new(std::ptr::without_provenance_mut(page)).unwrap()).unwrap();
-            let word = Word::new(tag, Found { page, level, rights }).unwrap();
-            let found = word.found().unwrap();
-            assert!(word.has_tag(tag) && !word.is_empty());
+            let kind = Kind::new(level, rights).unwrap();
+            let word = Word::new(tag, Found { page, kind }).unwrap();
+            let found = word.found(tag).unwrap();
+            assert!(!word.is_empty() && word.found(tag ^ 1).is_none());
+            assert!(word.page_of(tag, kind).is_some() && word.page_of(tag | 1 << 21, kind).is_none());
             assert_eq!(
-                (found.page.number(), found.level, found.rights.bits()),
-                (page.number(), level, rights.bits())
+                (found.page.number(), found.kind.level(), found.kind.rights()),
+                (page.number(), level, rights)
             );
         }
     }
@@ -138,9 +170,10 @@ mod tests {
         let page = |number: usize| {
             EntryPage::new(NonNull::new(std::ptr::without_provenance_mut(number)).unwrap()).unwrap()
         };
-        let found = |page, level| Found { page, level, rights: Rights::READ };
-        assert!(Word::new(1 << 21, found(page(0x1000), 0)).is_none());
-        assert!(Word::new(0, found(page(0x1000), 3)).is_none());
-        assert!(Word::new(0, found(page(0x1_0000_0000_0000), 0)).is_none());
+        let kind = Kind::new(0, Rights::READ).unwrap();
+        let found = |page| Found { page, kind };
+        assert!(Word::new(1 << 21, found(page(0x1000))).is_none());
+        assert!(Kind::new(3, Rights::READ).is_none());
+        assert!(Word::new(0, found(page(0x1_0000_0000_0000))).is_none());
     }
 }

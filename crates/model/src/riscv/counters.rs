@@ -169,9 +169,15 @@ impl Counters {
         self.counting.store(counting, Ordering::Relaxed);
     }
 
+    /// Whether some counter counts anything.
+    #[inline]
+    pub(super) fn are_counting(&self) -> bool {
+        self.counting.load(Ordering::Relaxed)
+    }
+
     /// Counts an event. Whether a counter overflowed whose OF was clear (5.23).
     pub(super) fn count(&self, event: HpmEvent, ids: Ids) -> bool {
-        if !self.counting.load(Ordering::Relaxed) {
+        if !self.are_counting() {
             return false;
         }
         let mut registers = locked(&self.registers);

@@ -31,6 +31,7 @@ use crate::contexts::Resolved;
 use crate::engine::{Admission, Architecture, Asked, Engine, Event, Outcome, Report};
 use crate::interrupt::{InterruptSink, Message, Undelivered};
 use crate::memory::{Addressable, GuestMemory};
+use crate::plain::Block;
 use crate::port::Port;
 use crate::refusal::Refusal;
 use crate::state::locked;
@@ -42,7 +43,7 @@ use debug::Debug;
 use events::Events;
 use lookup::{Lookup, Root};
 pub use lookup::{Note, Stop};
-use msi::MsiEntries;
+use msi::{MsiEntries, MsiTable};
 use queue::Queue;
 pub use state::RiscvState;
 
@@ -245,6 +246,10 @@ impl Architecture for Riscv {
         self.interrupt_page(memory, table, ipa, access)
     }
 
+    fn redirected(&self, resolved: &Resolved<Note>) -> Block {
+        resolved.note.msi.as_ref().map_or(Block::NONE, MsiTable::addresses)
+    }
+
     fn access_file(
         &self,
         memory: &dyn GuestMemory,
@@ -272,6 +277,16 @@ impl Architecture for Riscv {
         _bytes: u64,
     ) -> Result<(), Refusal> {
         Ok(())
+    }
+
+    /// Addresses are not looked at.
+    fn is_plain(&self, _resolved: &Resolved<Note>) -> bool {
+        true
+    }
+
+    #[inline]
+    fn is_counting(&self) -> bool {
+        self.counters.are_counting()
     }
 
     #[inline]

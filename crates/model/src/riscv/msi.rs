@@ -17,6 +17,7 @@ use super::Riscv;
 use super::events::Events;
 use crate::interrupt::deliver;
 use crate::memory::{GuestMemory, MemoryError, Width, load_words, update};
+use crate::plain::Block;
 use crate::refusal::{Detail, Refusal};
 use crate::state::locked;
 use crate::translate::PageTranslation;
@@ -42,6 +43,11 @@ impl MsiTable {
             base: device.msiptp.ppn() << 12,
             gscid: device.iohgatp.gscid(),
         })
+    }
+
+    /// The guest addresses of interrupt files.
+    pub(super) const fn addresses(&self) -> Block {
+        Block::matching(!(self.files.mask << 12 | 0xfff), self.files.pattern << 12)
     }
 }
 

@@ -234,6 +234,11 @@ impl Architecture for Smmuv3 {
         Ok(())
     }
 
+    /// Unless addresses are cut or their size is checked.
+    fn is_plain(&self, resolved: &Resolved<Note>) -> bool {
+        !resolved.note.ignores_top_byte && resolved.note.bypass_bits.is_none()
+    }
+
     fn fault(
         &self,
         transaction: &Transaction,

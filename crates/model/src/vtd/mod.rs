@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use portcullis_pagetable::{AnyFormat, format};
 use portcullis_spec::vtd::fault::FaultRecord;
 use portcullis_spec::vtd::registers::{Cap, Ecap, Rtaddr, Ver};
-use portcullis_spec::vtd::{VtdFaultReason, is_interrupt_address};
+use portcullis_spec::vtd::{INTERRUPT_ADDRESS_FIRST, VtdFaultReason, is_interrupt_address};
 use portcullis_spec::{
     Access, Context, Fault, FaultReason, InterruptScope, PagingFormat, Pasid, PhysAddr, RequestType,
     Requester, StageRules, Transaction,
@@ -29,6 +29,7 @@ use crate::contexts::Resolved;
 use crate::engine::{Admission, Architecture, Asked, Engine, Outcome, Report};
 use crate::interrupt::{InterruptSink, Message};
 use crate::memory::GuestMemory;
+use crate::plain::{Block, Special};
 use crate::port::Port;
 use crate::refusal::{Detail, Refusal};
 use crate::state::locked;
@@ -177,6 +178,11 @@ impl Architecture for Vtd {
     type Note = Note;
     type Record = FaultRecord;
 
+    const SPECIAL: Special = {
+        let interrupts = Block::around(INTERRUPT_ADDRESS_FIRST, 20);
+        Special { input: interrupts, output: interrupts }
+    };
+
     #[inline]
     fn admit(&self, transaction: &Transaction) -> Admission {
         if !Self::is_interrupt(transaction) {
@@ -280,6 +286,11 @@ impl Architecture for Vtd {
             return Err(Refusal { detail: Detail::Silent, ..Refusal::new(FaultReason::ReservedRange) });
         }
         Ok(())
+    }
+
+    /// Where regions may be protected, any address may matter.
+    fn is_plain(&self, resolved: &Resolved<Note>) -> bool {
+        !resolved.note.passes
     }
 
     #[inline]
