@@ -48,6 +48,7 @@ fn report_random_bits(name: &str, halves: Vec<Result<(Tally, Tried), Failure>>) 
             Ok((_, tried)) => {
                 all.entries += tried.entries;
                 all.commands += tried.commands;
+                all.beside += tried.beside;
                 all.slowest = all.slowest.max(tried.slowest);
             }
             Err(failure) => {
@@ -56,8 +57,8 @@ fn report_random_bits(name: &str, halves: Vec<Result<(Tally, Tried), Failure>>) 
             }
         }
     }
-    let Tried { entries, commands, slowest } = all;
-    println!("the slowest round took {slowest:?}");
+    let Tried { entries, commands, beside, slowest } = all;
+    println!("the slowest round took {slowest:?}; beside, neighbours read and wrote {beside} times");
     println!(
         "oracle {name}: random bits in {entries} entries and {commands} commands, {differences} differences"
     );

@@ -34,6 +34,13 @@ impl BadInput for Riscv {
         model_tables::bench(RiscvConfig::full(), false)
     }
 
+    /// Apart in the index that the first level takes (2.1).
+    fn neighbour(shape: &Shape) -> Option<(Shape, u64)> {
+        let low = if shape.extended { 6 } else { 7 };
+        let bit = [0, low, low + 9][usize::from(shape.directory).checked_sub(1)?];
+        Some((Shape { device: shape.device ^ 1 << bit, ..*shape }, 4096))
+    }
+
     fn shape(random: &mut ChaCha8Rng) -> Shape {
         model_tables::limits(false, true).shape(random)
     }

@@ -103,9 +103,6 @@ impl Subject for Riscv {
     type Unit = reference::Unit;
     type Recorded = Recorded;
 
-    /// A of both byte orders; and D: whether a first stage's is set before the second refuses its result is open (the
-    /// reference model does so; the Privileged Specification wants D exact).
-    const ACCESSED: u64 = 0xc0 | 0xc0u64.swap_bytes();
     const RECORDS: usize = 3;
 
     fn rooted(unit: &Self::Unit, shape: &Shape, layout: Layout) -> Self::Unit {

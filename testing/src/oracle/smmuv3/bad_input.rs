@@ -1,6 +1,6 @@
 //! Bad input for SMMUv3.
 
-use super::judge::{CMDQ_CONS, CMDQ_PROD, COMMANDS, CR0, CR0_QUEUES, GERROR, GERRORN, Smmuv3};
+use super::judge::{CMDQ_CONS, CMDQ_PROD, COMMANDS, CR0, CR0_QUEUES, CR0_SMMUEN, GERROR, GERRORN, Smmuv3};
 use super::model_tables;
 use super::tables::Shape;
 use crate::machine::smmuv3::Smmuv3Machine;
@@ -30,6 +30,16 @@ impl BadInput for Smmuv3 {
 
     fn everything() -> Result<Bench<Self, Smmuv3Machine>, MachineError> {
         model_tables::bench(model_tables::everything())
+    }
+
+    /// Another entry of the linear table, or of the first level.
+    fn neighbour(shape: &Shape) -> Option<(Shape, u64)> {
+        let stream = shape.stream ^ 1 << shape.split.unwrap_or(0);
+        let bytes = match shape.split {
+            None => 64 << shape.log2size,
+            Some(split) => 8 << shape.log2size.saturating_sub(split),
+        };
+        (u64::from(stream) >> shape.log2size == 0).then_some((Shape { stream, ..*shape }, bytes))
     }
 
     fn shape(random: &mut ChaCha8Rng) -> Shape {
@@ -71,12 +81,13 @@ impl BadInput for Smmuv3 {
     }
 
     fn submit(machine: &Smmuv3Machine, commands: &[Command]) -> (usize, bool) {
+        let enabled = machine.read32(CR0) & CR0_SMMUEN;
         let empty = || {
-            machine.write32(CR0, CR0_EVENTQEN);
+            machine.write32(CR0, CR0_EVENTQEN | enabled);
             machine.write32(CMDQ_PROD, 0);
             machine.write32(CMDQ_CONS, 0);
             machine.write32(GERRORN, machine.read32(GERROR));
-            machine.write32(CR0, CR0_QUEUES);
+            machine.write32(CR0, CR0_QUEUES | enabled);
         };
         empty();
         let base = machine.ram().base().0 + COMMANDS;

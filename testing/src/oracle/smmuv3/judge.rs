@@ -98,7 +98,7 @@ impl Recorded {
 pub struct Smmuv3;
 
 pub(super) const CR0: u64 = 0x20;
-const CR0_SMMUEN: u32 = 1;
+pub(super) const CR0_SMMUEN: u32 = 1;
 pub(super) const CR0_QUEUES: u32 = 1 << 2 | 1 << 3;
 const CR2: u64 = 0x2c;
 pub(super) const GERROR: u64 = 0x60;
@@ -139,8 +139,6 @@ impl Subject for Smmuv3 {
     type Unit = reference::Unit;
     type Recorded = Recorded;
 
-    /// AF of both byte orders (3.13); and dirty state: whether stage 1's changes before stage 2 refuses its result is open.
-    const ACCESSED: u64 = 0x480 | 0x480u64.swap_bytes();
     const RECORDS: usize = 3;
 
     fn rooted(unit: &Self::Unit, shape: &Shape, layout: Layout) -> Self::Unit {

@@ -1,7 +1,7 @@
 //! What the reference expects of a case, what a machine did, and whether that is the same.
 
 use super::{Case, Decision, Layout, Request, Shape, Subject, WINDOW, Word, value};
-use crate::machine::model::{ModelMachine, Unit};
+use crate::machine::model::{ModelMachine, Sender, Unit};
 use crate::machine::ram::{RAM_BYTES, Ram};
 use crate::machine::{Machine, Touch};
 use crate::qtest::hda::{Hda, WRITE_PIECE};
@@ -12,8 +12,8 @@ use std::collections::BTreeMap;
 
 /// What a case did, or should do.
 ///
-/// Of tables, Dirty flags count always; the accessed ones only where everything was permitted: whether a walk that ends in a
-/// refusal has set some already is open.
+/// Flags that a walk sets which then ends in a refusal may be set or not (`docs/oracles.md` says by which sections), so they read
+/// as if they were not. All others count, set or not.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Outcome<F> {
     /// The token that was read; 0 where reading was refused.
@@ -26,14 +26,24 @@ pub struct Outcome<F> {
     pub tables: BTreeMap<u64, u64>,
 }
 
-impl<F> Outcome<F> {
-    /// Leave out of the tables what does not count.
-    fn without(mut self, flags: u64, before: impl Fn(u64) -> u64) -> Self {
-        self.tables.retain(|at, after| (before(*at) ^ *after) & !flags != 0);
-        for after in self.tables.values_mut() {
-            *after &= !flags;
-        }
-        self
+/// Words of tables that change, and the bits of them that may change or not.
+#[derive(Default)]
+struct Updates {
+    /// What requests that pass have set.
+    least: BTreeMap<u64, u64>,
+    /// What all have set, as far as they came.
+    most: BTreeMap<u64, u64>,
+    /// Flags that may be anywhere.
+    anywhere: u64,
+}
+
+impl Updates {
+    /// A word as a machine has it that set as little as it may.
+    fn settle(&self, at: u64, before: u64, found: u64) -> u64 {
+        let least = self.least.get(&at).copied().unwrap_or(before);
+        let open = least ^ self.most.get(&at).copied().unwrap_or(least);
+        let found = found & !open | least & open;
+        found & !self.anywhere | before & self.anywhere
     }
 }
 
@@ -85,15 +95,27 @@ impl<S: Subject, M: Machine> Bench<S, M> {
 
     /// What the specification says of a case and what the machine does; `None` where the case can't be judged.
     pub fn run(&self, case: &Case<S::Shape>) -> Option<Judged<S>> {
+        self.run_beside(case, |_| false, || ())
+    }
+
+    /// The same, with `meanwhile` done when the tables are in force and once more after the request. Cases that change words that
+    /// are `foreign` can't be judged.
+    pub fn run_beside(
+        &self,
+        case: &Case<S::Shape>,
+        foreign: impl Fn(u64) -> bool,
+        mut meanwhile: impl FnMut(),
+    ) -> Option<Judged<S>> {
         let ram = self.machine.ram();
         let words = case.words(self.layout);
         let unit = S::rooted(&self.unit, &case.shape, self.layout);
         for word in &words {
             ram.store64(PhysAddr(word.at), word.value);
         }
-        let judged = self.expect(&unit, case).map(|(expected, refused)| {
+        let judged = self.expect(&unit, case, foreign).map(|(expected, updates)| {
             S::install(&self.machine, &unit);
-            let observed = self.observe(&unit, case, &words, refused);
+            meanwhile();
+            let observed = self.observe(&unit, case, &words, &updates, meanwhile);
             Judged { unit, words: words.clone(), expected, observed }
         });
         for word in &words {
@@ -103,33 +125,40 @@ impl<S: Subject, M: Machine> Bench<S, M> {
     }
 
     /// What the specification says of a case whose tables lie in memory; `None` where it would reach memory outside the
-    /// window, or is no ordinary request. And whether something is to be refused.
-    fn expect(&self, unit: &S::Unit, case: &Case<S::Shape>) -> Option<(Outcome<S::Recorded>, bool)> {
+    /// window, or is no ordinary request, or hangs on what is open. And what may change.
+    fn expect(
+        &self,
+        unit: &S::Unit,
+        case: &Case<S::Shape>,
+        foreign: impl Fn(u64) -> bool,
+    ) -> Option<(Outcome<S::Recorded>, Updates)> {
         let ram = self.machine.ram();
         let data = self.layout.data..self.layout.data + WINDOW;
-        let mut tables = BTreeMap::new();
-        let mut refused = false;
+        let mut tables = Updates::default();
         let unknown = Cell::new(false);
         let mut outcome =
             Outcome { token: 0, faults: Vec::new(), data: BTreeMap::new(), tables: BTreeMap::new() };
         let piece = WRITE_PIECE as u64;
         let requests = [(false, case.read), (true, case.write), (true, case.write.wrapping_add(piece))];
         for (is_write, address) in requests {
-            let memory = |at: u64| {
-                unknown.set(unknown.get() || self.elsewhere.iter().any(|range| range.contains(&at)));
-                contains(ram, at)
-                    .then(|| tables.get(&at).copied().unwrap_or_else(|| ram.load64(PhysAddr(at))))
+            let decide = |changed: &BTreeMap<u64, u64>| {
+                let memory = |at: u64| {
+                    unknown.set(unknown.get() || self.elsewhere.iter().any(|range| range.contains(&at)));
+                    let known = || changed.get(&at).copied().unwrap_or_else(|| ram.load64(PhysAddr(at)));
+                    contains(ram, at).then(known)
+                };
+                S::decide(unit, &memory, &case.shape, Request { address, is_write })
             };
-            let (decision, updates) = S::decide(unit, &memory, &case.shape, Request { address, is_write })?;
-            if unknown.get() {
+            let (decision, updates) = decide(&tables.least)?;
+            let (other, most) = decide(&tables.most)?;
+            // A table that lies where the data is, or a flag that is something else to another table.
+            let mut all = updates.iter().chain(&most);
+            if unknown.get() || all.any(|(at, _)| data.contains(at) || foreign(*at)) || other != decision {
                 return None;
             }
-            for (at, value) in updates {
-                // A table that lies where the data is.
-                if data.contains(&at) {
-                    return None;
-                }
-                tables.insert(at, value);
+            tables.most.extend(most);
+            if !matches!(decision, Decision::Refuse(_)) {
+                tables.least.extend(updates);
             }
             match decision {
                 Decision::Pass(to) => {
@@ -142,18 +171,22 @@ impl<S: Subject, M: Machine> Bench<S, M> {
                 }
                 Decision::Taken => {}
                 Decision::Refuse(fault) => {
-                    refused = true;
+                    tables.anywhere = S::ON_THE_WAY;
                     outcome.faults.extend(fault.filter(|_| outcome.faults.len() < S::RECORDS));
                 }
             }
         }
-        tables.retain(|at, value| ram.load64(PhysAddr(*at)) != *value);
-        outcome.tables = tables;
+        for (at, value) in &tables.least {
+            let before = ram.load64(PhysAddr(*at));
+            let after = before & tables.anywhere | value & !tables.anywhere;
+            if after != before {
+                outcome.tables.insert(*at, after);
+            }
+        }
         // A change to zero where zero was is none.
         let pattern = &self.pattern;
         outcome.data.retain(|offset, value| pattern[*offset as usize] != *value);
-        let open = if refused { S::ACCESSED } else { 0 };
-        Some((outcome.without(open, |at| ram.load64(PhysAddr(at))), refused))
+        Some((outcome, tables))
     }
 
     /// Let the machine make the request of a case, and see what it did.
@@ -162,10 +195,12 @@ impl<S: Subject, M: Machine> Bench<S, M> {
         unit: &S::Unit,
         case: &Case<S::Shape>,
         words: &[Word],
-        refused: bool,
+        updates: &Updates,
+        meanwhile: impl FnOnce(),
     ) -> Outcome<S::Recorded> {
         let ram = self.machine.ram();
         let token = (self.ask)(&self.machine, case);
+        meanwhile();
         let mut after = [0; WINDOW as usize];
         ram.read(PhysAddr(self.layout.data), &mut after);
         let mut data = BTreeMap::new();
@@ -176,13 +211,13 @@ impl<S: Subject, M: Machine> Bench<S, M> {
             ram.write(PhysAddr(self.layout.data), &self.pattern);
         }
         let changed = words.iter().filter_map(|word| {
-            let after = ram.load64(PhysAddr(word.at));
-            (after != value(words, word.at)).then_some((word.at, after))
+            let before = value(words, word.at);
+            let after = updates.settle(word.at, before, ram.load64(PhysAddr(word.at)));
+            (after != before).then_some((word.at, after))
         });
         let tables = changed.collect();
         let faults = S::take_faults(&self.machine, unit);
-        let open = if refused { S::ACCESSED } else { 0 };
-        Outcome { token, faults, data, tables }.without(open, |at| value(words, at))
+        Outcome { token, faults, data, tables }
     }
 
     /// The case and what both sides did, in words.
@@ -202,6 +237,23 @@ pub fn contains(ram: &Ram, at: u64) -> bool {
 /// The request of a case by a machine's last engine, which carries no PASID.
 pub fn touch<M: Machine, S: Shape>(machine: &M, case: &Case<S>) -> u8 {
     machine.touch(Touch { read: case.read, write: case.write })
+}
+
+/// A request by whoever a shape names, on a model.
+pub fn ask_as<S: Subject, M: Asked>(machine: &M, shape: &S::Shape, touch: Touch) -> u8 {
+    machine.ask(S::sender(shape), touch)
+}
+
+/// A machine that lets anybody ask.
+pub trait Asked {
+    /// Read 4 bytes and write 8.
+    fn ask(&self, sender: Sender, touch: Touch) -> u8;
+}
+
+impl<U: Unit> Asked for ModelMachine<U> {
+    fn ask(&self, sender: Sender, touch: Touch) -> u8 {
+        self.touch_as(sender, touch)
+    }
 }
 
 /// The request of a case by whoever it names, on a model.

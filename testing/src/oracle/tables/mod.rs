@@ -6,6 +6,7 @@
 
 pub mod bench;
 pub mod departures;
+pub mod neighbour;
 pub mod radix;
 pub mod random_bits;
 pub mod run;
@@ -99,8 +100,8 @@ pub trait Subject: Copy + fmt::Debug + Sized + 'static {
     /// A fault record, as far as it is defined.
     type Recorded: Copy + PartialEq + fmt::Debug;
 
-    /// Flags whose setting is open where a walk ends in a refusal.
-    const ACCESSED: u64;
+    /// Flags that any entry on the way of a walk may have which ends in a refusal, beyond what the reference says of it.
+    const ON_THE_WAY: u64 = 0;
     /// Fault records that the compared units keep.
     const RECORDS: usize;
 

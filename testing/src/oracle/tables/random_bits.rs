@@ -1,10 +1,11 @@
 //! Bad input: every field of every table entry and of every command, set to random bits.
 //!
 //! Each round takes valid tables, sets fields of some entries to random bits, and lets the reference say what must come of
-//! it; hands random commands to the unit; and then lets another requester use valid tables, which must do what they say with no
-//! record of a fault.
+//! it; and hands random commands to the unit. Beside, at every step, a neighbour reads and writes through tables that are right; then
+//! another requester, whose tables lie where the others' were. Both must do what theirs say, with no record of a fault.
 
-use super::bench::Bench;
+use super::bench::{Asked, Bench};
+use super::neighbour::Neighbour;
 use super::{Case, Change, Layout, Shape, Subject};
 use crate::machine::{Machine, MachineError};
 use crate::oracle::{Failure, Tally};
@@ -30,13 +31,17 @@ pub type Command = [u64; 4];
 /// An architecture whose model is to take anything.
 pub trait BadInput: Subject {
     /// A machine with our model.
-    type Model: Machine;
+    type Model: Machine + Asked;
 
     /// The model with everything that it has.
     ///
     /// # Errors
     /// Where it can't be built.
     fn everything() -> Result<Bench<Self, Self::Model>, MachineError>;
+
+    /// The same tables for another requester, reached by other entries of the table that the same registers lead to, and how many
+    /// bytes that table has; `None` where it has no room.
+    fn neighbour(shape: &Self::Shape) -> Option<(Self::Shape, u64)>;
 
     /// Tables of any shape.
     fn shape(random: &mut ChaCha8Rng) -> Self::Shape;
@@ -61,6 +66,8 @@ pub struct Tried {
     pub entries: u64,
     /// Commands.
     pub commands: u64,
+    /// Reads and writes of neighbours meanwhile.
+    pub beside: u64,
     /// The longest that a round took.
     pub slowest: Duration,
 }
@@ -146,7 +153,17 @@ pub fn run<S: BadInput>(entries: u64, seed: u64) -> Result<(Tally, Tried), Failu
     while tried.entries + tried.commands < entries {
         let begun = Instant::now();
         let case = random_case::<S>(bench.layout, &mut random);
-        if let Some(judged) = bench.run(&case) {
+        let neighbour = Neighbour::<S>::settle(&bench, &case);
+        let mut disturbed = None;
+        let mut go_on = || {
+            if let Some(Err(what)) = neighbour.as_ref().map(|neighbour| neighbour.go_on(&bench)) {
+                disturbed.get_or_insert(what);
+            }
+        };
+        let foreign = |at| neighbour.as_ref().is_some_and(|neighbour| neighbour.owns(at));
+        let judged = bench.run_beside(&case, foreign, &mut go_on);
+        let is_installed = judged.is_some();
+        if let Some(judged) = judged {
             tried.entries += case.changes.len() as u64;
             tally.checks += 1;
             if judged.expected != judged.observed {
@@ -158,12 +175,25 @@ pub fn run<S: BadInput>(entries: u64, seed: u64) -> Result<(Tally, Tried), Failu
             (0..count).map(|_| random_command::<S>(bench.layout, &mut random)).collect();
         let mut rest = &commands[..];
         while !rest.is_empty() {
-            let (done, error) = S::submit(&bench.machine, rest);
-            check::<S>(rest, done, error).map_err(Failure::Difference)?;
+            // Some at once, so that the neighbour comes in between.
+            let some = &rest[..rest.len().min(random.random_range(1..=MOST_COMMANDS))];
+            let (done, error) = S::submit(&bench.machine, some);
+            check::<S>(some, done, error).map_err(Failure::Difference)?;
             // The one that is an error, too.
-            rest = rest.get(done + 1..).unwrap_or_default();
+            rest = rest.get((done + usize::from(error)).max(1)..).unwrap_or_default();
+            if is_installed {
+                go_on();
+            }
         }
         tried.commands += commands.len() as u64;
+        if let Some(neighbour) = neighbour {
+            tried.beside += neighbour.asked();
+            neighbour.leave(&bench);
+        }
+        if let Some(what) = disturbed {
+            let shown = case.show(bench.layout);
+            return Err(Failure::Difference(format!("{what}\nbeside {commands:x?}\nand {shown}")));
+        }
         // Another requester, with tables that are right.
         let shape = S::shape(&mut random);
         let start = shape.start(bench.layout);

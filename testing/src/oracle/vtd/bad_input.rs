@@ -33,6 +33,11 @@ impl BadInput for Vtd {
         model_tables::bench(model_tables::everything())
     }
 
+    /// On another bus.
+    fn neighbour(shape: &Shape) -> Option<(Shape, u64)> {
+        Some((Shape { requester_id: shape.requester_id ^ 0x100, ..*shape }, 4096))
+    }
+
     fn shape(random: &mut ChaCha8Rng) -> Shape {
         model_tables::random_shape(random)
     }

@@ -69,8 +69,9 @@ impl Subject for Vtd {
     type Unit = Unit;
     type Recorded = Recorded;
 
-    /// Accessed and extended accessed flags of both stages (3.6.2, 3.7.2).
-    const ACCESSED: u64 = 1 << 5 | 1 << 8 | 1 << 10;
+    /// Accessed and extended accessed flags: an entry has them as soon as it is used (3.6.2, 3.7.2), which may be before what it
+    /// leads to refuses. The reference sets them at the end.
+    const ON_THE_WAY: u64 = 1 << 5 | 1 << 8 | 1 << 10;
     const RECORDS: usize = 1;
 
     fn rooted(unit: &Unit, shape: &Shape, layout: Layout) -> Unit {
