@@ -5,7 +5,7 @@ use portcullis_testing::machine::vtd::Mode;
 use portcullis_testing::oracle::tables::departures::Departure;
 use portcullis_testing::oracle::vtd::departures::DEPARTURES;
 use portcullis_testing::oracle::vtd::programs::STICKY_IDENTITY;
-use portcullis_testing::oracle::vtd::{model_tables, qemu_tables};
+use portcullis_testing::oracle::vtd::{interrupts, model_tables, qemu_tables};
 use portcullis_testing::oracle::{Failure, Tally};
 use portcullis_testing::qtest::QemuError;
 
@@ -30,6 +30,14 @@ fn reference_and_qemu_agree_on_broken_tables() {
 #[test]
 fn qemu_shows_every_departure_that_is_listed() {
     unless_absent(qemu_tables::assert_departures());
+}
+
+#[test]
+fn interrupt_requests_come_to_what_the_reference_says() {
+    if let Some(tally) = unless_absent(interrupts::run(1500, 3)) {
+        println!("{:?}", tally.departures);
+        assert_eq!(tally.checks, 4500);
+    }
 }
 
 #[test]

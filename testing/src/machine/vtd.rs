@@ -7,7 +7,7 @@ use super::ram::Ram;
 use crate::qtest::pci::ConfigAccess;
 use portcullis_model::vtd::config::{ScalableConfig, VtdConfig};
 use portcullis_model::vtd::{VtdPort, VtdUnit};
-use portcullis_model::{NoInterrupts, VmMemory};
+use portcullis_model::{InterruptSink, NoInterrupts, VmMemory};
 use portcullis_spec::{PciAddress, Requester};
 use std::sync::Arc;
 
@@ -57,6 +57,16 @@ pub fn board(mode: Mode) -> Board {
         pci_memory: 0xc000_0000,
         registers: 0xfed9_0000,
     }
+}
+
+/// QEMU's q35 with a unit that remaps interrupts, in legacy mode.
+#[must_use]
+pub fn board_with_interrupts() -> Board {
+    let mut board = board(Mode::Legacy48);
+    for argument in &mut board.arguments {
+        *argument = argument.replace("intremap=off", "intremap=on,eim=off");
+    }
+    board
 }
 
 /// Who a requester ID is.
@@ -110,9 +120,17 @@ pub type VtdMachine = ModelMachine<VtdModel>;
 /// # Errors
 /// Where there is no memory for it, or no such unit.
 pub fn model(config: VtdConfig) -> Result<VtdMachine, MachineError> {
+    model_into(config, Arc::new(NoInterrupts))
+}
+
+/// As [`model`], with devices' messages delivered to `interrupts`.
+///
+/// # Errors
+/// Where there is no memory for it, or no such unit.
+pub fn model_into(config: VtdConfig, interrupts: Arc<dyn InterruptSink>) -> Result<VtdMachine, MachineError> {
     let ram = Ram::new(0, None)?;
     let memory = Arc::new(VmMemory(ram.guest().clone()));
-    let unit = VtdUnit::new(config, memory, Arc::new(NoInterrupts));
+    let unit = VtdUnit::new(config, memory, interrupts);
     let unit = unit.map_err(|error| MachineError::Model(error.to_string()))?;
     let unit = VtdModel::new(unit);
     Ok(ModelMachine::new(unit, ram, ENGINES.map(requester).to_vec()))

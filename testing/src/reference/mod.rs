@@ -6,6 +6,7 @@
 pub mod riscv;
 pub mod smmuv3;
 pub mod vtd;
+pub mod vtd_interrupts;
 
 /// Physical memory: a 64-bit word, or nothing where there is no memory.
 pub trait Words {

@@ -2,6 +2,7 @@
 
 pub mod bad_input;
 pub mod departures;
+pub mod interrupts;
 pub mod judge;
 pub mod model_tables;
 pub mod programs;

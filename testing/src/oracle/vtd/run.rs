@@ -2,12 +2,15 @@
 
 use super::judge::Vtd;
 use super::programs::VtdDriver;
-use super::{model_tables, programs, qemu_tables};
+use super::{interrupts, model_tables, programs, qemu_tables};
 use crate::machine::vtd::Mode;
 use crate::oracle::programs::{by_hand, random};
 use crate::oracle::report::Extent;
 use crate::oracle::tables::random_bits::{self, RANDOM_BITS};
 use crate::oracle::{Failure, Job, Tally, all};
+
+/// Interrupt requests that a run compares at most: there is not more to them.
+const INTERRUPTS: u64 = 20_000;
 
 /// Run the checks with QEMU, half of them steps of programs, half hand-made tables, shared between the modes; and hand-made
 /// tables before our model alone, in the shapes that QEMU has not.
@@ -25,7 +28,8 @@ pub fn run(extent: Extent) -> (Tally, Vec<Failure>) {
             let tables: Job = Box::new(move || qemu_tables::run(mode, share, seed));
             [by_hand, random, tables]
         })
-        .chain::<[Job; 5]>([
+        .chain::<[Job; 6]>([
+            Box::new(move || interrupts::run(share.min(INTERRUPTS), seed)),
             Box::new(move || random_bits::run::<Vtd>(RANDOM_BITS, seed).map(|(tally, _)| tally)),
             Box::new(move || model_tables::run(judged, seed)),
             Box::new(move || model_tables::run(judged, !seed)),
