@@ -6,6 +6,7 @@ use portcullis_pagetable::format::{AnyFormat, Riscv as RiscvFormat};
 use portcullis_spec::riscv::registers::{Capabilities, offset};
 use portcullis_spec::{DirectoryFormat, PagingFormat};
 
+use super::messages::InterruptOptions;
 use crate::common::architecture::{Features, TableFeatures};
 use crate::error::{Error, Feature, UnitError};
 use crate::platform::Mmio;
@@ -23,7 +24,11 @@ pub fn probe(mmio: &impl Mmio) -> Result<Capabilities, UnitError> {
 }
 
 /// What the unit can do, for tables and pages below `1 << host_address_bits`.
-pub(super) fn features(capabilities: Capabilities, host_address_bits: u8) -> Result<Features, Error> {
+pub(super) fn features(
+    capabilities: Capabilities,
+    host_address_bits: u8,
+    interrupts: Option<InterruptOptions>,
+) -> Result<Features, Error> {
     let host_bits = host_address_bits.min(capabilities.pas()).min(56);
     let first = [(4, capabilities.sv48()), (3, capabilities.sv39()), (5, capabilities.sv57())];
     let second = [(4, capabilities.sv48x4()), (3, capabilities.sv39x4()), (5, capabilities.sv57x4())];
@@ -59,6 +64,10 @@ pub(super) fn features(capabilities: Capabilities, host_address_bits: u8) -> Res
             caches_not_present: false,
         });
     }
+    if interrupts.is_some() {
+        // 2.3.3: messages are found behind a first stage, in which nothing leads there.
+        formats.sort_by_key(|format| format.first_stage);
+    }
     if formats.is_empty() {
         return Err(Error::Unsupported(Feature::AnyFormat));
     }
@@ -85,7 +94,7 @@ pub(super) fn features(capabilities: Capabilities, host_address_bits: u8) -> Res
         silent_blocking: any_first || any_second,
         // GSCID has 16 bits, PSCID 20, and both get the same number. 0 is what entries of other owners may have.
         domain_tags: (1, 0xffff),
-        reserved: Vec::new(),
-        interrupts: None,
+        reserved: interrupts.map(InterruptOptions::region).into_iter().collect(),
+        interrupts: interrupts.map(|_| InterruptOptions::features()),
     })
 }

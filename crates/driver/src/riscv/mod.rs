@@ -10,6 +10,7 @@
 mod capabilities;
 mod entries;
 mod faults;
+mod messages;
 mod queue;
 mod registers;
 mod tables;
@@ -19,11 +20,14 @@ use core::time::Duration;
 
 use portcullis_spec::riscv::Command;
 use portcullis_spec::riscv::registers::{Capabilities, IommuMode};
-use portcullis_spec::{Context, DomainTag, Invalidation, Pasid, Requester, SpaceTag, Tags};
+use portcullis_spec::{
+    Context, DomainTag, InterruptMessage, InterruptRoute, Invalidation, Pasid, Requester, SpaceTag, Tags,
+};
 
 use crate::common::architecture::{
     Architecture, ContextError, FaultCounts, FaultRecord, FaultSignal, Features, Stages,
 };
+use crate::common::region::Device;
 use crate::error::{Error, Feature, UnitError};
 use crate::platform::{Lock, Mmio, Platform};
 use crate::turn::Turn;
@@ -33,6 +37,7 @@ use registers::Registers;
 use tables::Tables;
 
 pub use capabilities::probe;
+pub use messages::InterruptOptions;
 
 /// How a unit is to be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,12 +50,22 @@ pub struct Options {
     pub fault_queue_size: u8,
     /// How long the unit may take to answer.
     pub timeout: Duration,
+    /// How messages of devices are translated, where the unit has MSI page tables and second stages: then domains have second stages
+    /// unless they ask for something else, and devices in others, or with PASIDs, send no messages. Without it messages are
+    /// writes like all others.
+    pub interrupts: Option<InterruptOptions>,
 }
 
 impl Default for Options {
-    /// 56 address bits, queues of one page, and one second to answer.
+    /// 56 address bits, queues of one page, one second to answer, and no messages.
     fn default() -> Self {
-        Self { host_address_bits: 56, queue_size: 0, fault_queue_size: 0, timeout: Duration::from_secs(1) }
+        Self {
+            host_address_bits: 56,
+            queue_size: 0,
+            fault_queue_size: 0,
+            timeout: Duration::from_secs(1),
+            interrupts: None,
+        }
     }
 }
 
@@ -80,9 +95,11 @@ impl<M: Mmio, P: Platform> Riscv<M, P> {
     /// that the unit may have been told of stays allocated in the last case.
     pub fn start(mmio: M, platform: P, options: Options) -> Result<Self, Error> {
         let capabilities = probe(&mmio).map_err(Error::Unit)?;
-        let features = capabilities::features(capabilities, options.host_address_bits)?;
+        let second = capabilities.sv39x4() || capabilities.sv48x4() || capabilities.sv57x4();
+        let interrupts = options.interrupts.filter(|_| capabilities.msi_flat() && second);
+        let features = capabilities::features(capabilities, options.host_address_bits, interrupts)?;
         let registers = Registers::new(mmio, options.timeout);
-        let tables = Tables::allocate(&platform, capabilities).ok_or(Error::OutOfMemory)?;
+        let tables = Tables::allocate(&platform, capabilities, interrupts).ok_or(Error::OutOfMemory)?;
         let Some(queue) = Queue::allocate(&platform, options.queue_size.min(7)) else {
             tables.free(&platform);
             return Err(Error::OutOfMemory);
@@ -179,6 +196,10 @@ impl<M: Mmio, P: Platform> Riscv<M, P> {
             Requester::Device(id) if self.tables.with(|tables| tables.reaches(id)) => Ok(id),
             other => Err(Error::Unsupported(Feature::Requester(other))),
         }
+    }
+
+    fn device_ids(&self, device: &Device) -> Result<alloc::vec::Vec<u32>, Error> {
+        device.requesters.iter().map(|requester| self.device_id(*requester)).collect()
     }
 
     fn free_condemned(&self) {
@@ -282,6 +303,25 @@ impl<M: Mmio, P: Platform> Architecture for Riscv<M, P> {
             .and_then(|device_id| self.write_context(device_id, pasid, former, context))
             .map_err(ContextError::Refused)?;
         self.send(&commands).map_err(ContextError::Uncertain)
+    }
+
+    fn set_interrupt(
+        &self,
+        device: &Device,
+        index: u32,
+        route: &InterruptRoute,
+    ) -> Result<InterruptMessage, ContextError> {
+        let (commands, message) = self
+            .device_ids(device)
+            .and_then(|ids| self.tables.with(|tables| tables.set_message(&self.platform, &ids, index, route)))
+            .map_err(ContextError::Refused)?;
+        self.send(&commands).map(|()| message).map_err(ContextError::Uncertain)
+    }
+
+    fn block_interrupts(&self, device: &Device, first: u32, count: u32) -> Result<(), UnitError> {
+        let Ok(ids) = self.device_ids(device) else { return Ok(()) };
+        let commands = self.tables.with(|tables| tables.block_messages(&self.platform, &ids, (first, count)));
+        self.send(&commands)
     }
 
     /// Stores to page tables are visible to a coherent unit as they are; all RISC-V IOMMUs are (2, "cache coherent").

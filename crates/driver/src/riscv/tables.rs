@@ -4,13 +4,15 @@
 //! to its first, which holds the valid bit, and taken away in the other order, so that the unit never sees half of one.
 
 use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 
-use portcullis_spec::riscv::device::{Fsc, PdtpMode, Tc, index_bits};
+use portcullis_spec::riscv::device::{Fsc, Iohgatp, PdtpMode, Tc, index_bits};
 use portcullis_spec::riscv::process::{INDEX_BITS, PROCESS_CONTEXT_SIZE};
 use portcullis_spec::riscv::registers::Capabilities;
-use portcullis_spec::riscv::{DeviceContext, DeviceDirectoryEntry, ProcessContext};
-use portcullis_spec::{PagingFormat, Pasid, PhysAddr};
+use portcullis_spec::riscv::{Command, DeviceContext, DeviceDirectoryEntry, ProcessContext};
+use portcullis_spec::{InterruptMessage, InterruptRoute, PagingFormat, Pasid, PhysAddr};
 
+use super::messages::{InterruptOptions, Messages};
 use crate::error::{Error, Feature};
 use crate::platform::Memory;
 
@@ -32,23 +34,32 @@ pub(super) struct Tables {
     /// A root table in which nothing is mapped.
     nowhere: PhysAddr,
     directories: BTreeMap<u32, Directory>,
+    messages: Option<Messages>,
 }
 
 impl Tables {
     /// An empty directory: everything blocked.
-    pub(super) fn allocate(memory: &impl Memory, capabilities: Capabilities) -> Option<Self> {
+    pub(super) fn allocate(
+        memory: &impl Memory,
+        capabilities: Capabilities,
+        interrupts: Option<InterruptOptions>,
+    ) -> Option<Self> {
         let root = memory.allocate(PAGE, PAGE)?;
         let Some(nowhere) = memory.allocate(NOWHERE_BYTES, NOWHERE_BYTES) else {
             memory.free(root, PAGE, PAGE);
             return None;
         };
-        Some(Self { capabilities, root, levels: 1, nowhere, directories: BTreeMap::new() })
+        let messages = interrupts.map(Messages::new);
+        Some(Self { capabilities, root, levels: 1, nowhere, directories: BTreeMap::new(), messages })
     }
 
     /// Gives all memory back. The unit does not read it any more.
     pub(super) fn free(&self, memory: &impl Memory) {
         for directory in self.directories.values() {
             free_directory_tables(memory, directory.root, directory.mode.levels());
+        }
+        if let Some(messages) = &self.messages {
+            messages.free(memory);
         }
         free_directory_tables(memory, self.root, self.levels);
         memory.free(self.nowhere, NOWHERE_BYTES, NOWHERE_BYTES);
@@ -116,8 +127,82 @@ impl Tables {
     ) -> Result<(), Error> {
         let at = self.device(memory, device_id)?;
         let count = words(self.capabilities.msi_flat());
+        let context = self.messages.as_ref().map_or(context, |it| it.in_context(device_id, context));
         put(memory, at, &context.encode()[..count], context.tc.v());
         Ok(())
+    }
+
+    /// Has an entry of the MSI page table of a device's requesters come to `route`. What the unit must forget then, and what the device
+    /// is to write where.
+    pub(super) fn set_message(
+        &mut self,
+        memory: &impl Memory,
+        device_ids: &[u32],
+        index: u32,
+        route: &InterruptRoute,
+    ) -> Result<(Vec<Command>, InterruptMessage), Error> {
+        let unsupported = Error::Unsupported(Feature::Interrupts);
+        let first = *device_ids.first().ok_or(unsupported)?;
+        // Requests without PASID have a first stage alone there.
+        if device_ids.iter().any(|device_id| self.has_directory(*device_id)) {
+            return Err(unsupported);
+        }
+        let mut commands = Vec::new();
+        let messages = self.messages.as_mut().ok_or(unsupported)?;
+        if !messages.has(first) {
+            messages.add(memory, device_ids)?;
+            for device_id in device_ids {
+                self.show_messages(memory, *device_id)?;
+                commands.push(Command::IodirInvalDdt { did: Some(*device_id) });
+            }
+        }
+        let gscids = self.gscids(memory, device_ids)?;
+        let messages = self.messages.as_ref().ok_or(unsupported)?;
+        let message = messages.set(memory, first, index, route)?;
+        commands.extend(messages.forget(first, &gscids, index, index));
+        Ok((commands, message))
+    }
+
+    /// Has entries of the MSI page table of a device's requesters block. What the unit must forget then.
+    pub(super) fn block_messages(
+        &mut self,
+        memory: &impl Memory,
+        device_ids: &[u32],
+        (first, count): (u32, u32),
+    ) -> Vec<Command> {
+        let (Some(device_id), Some(messages)) = (device_ids.first(), &self.messages) else {
+            return Vec::new();
+        };
+        messages.block(memory, *device_id, first, count);
+        let gscids = self.gscids(memory, device_ids).unwrap_or_default();
+        messages.forget(*device_id, &gscids, first, first.saturating_add(count.max(1) - 1))
+    }
+
+    /// Adds a device's MSI page table to its context, if that is valid: the mode, which makes the other words count, last.
+    fn show_messages(&self, memory: &impl Memory, device_id: u32) -> Result<(), Error> {
+        let at = self.device(memory, device_id)?;
+        let word = |index: u64| PhysAddr(at.0 + 8 * index);
+        let tc = Tc::from_bits(memory.load64(at));
+        if let Some(messages) = self.messages.as_ref().filter(|_| tc.v()) {
+            let shown = messages.in_context(device_id, DeviceContext { tc, ..DeviceContext::default() });
+            memory.store64(word(6), shown.msi_addr_pattern.into_bits());
+            memory.store64(word(5), shown.msi_addr_mask.into_bits());
+            memory.store64(word(4), shown.msiptp.into_bits());
+        }
+        Ok(())
+    }
+
+    /// GSCIDs under which entries may be cached: those of the contexts, and that of contexts without a second stage.
+    fn gscids(&self, memory: &impl Memory, device_ids: &[u32]) -> Result<Vec<u16>, Error> {
+        let mut gscids = alloc::vec![0];
+        for device_id in device_ids {
+            let at = self.device(memory, *device_id)?;
+            let gscid = Iohgatp::from_bits(memory.load64(PhysAddr(at.0 + 8))).gscid();
+            if !gscids.contains(&gscid) {
+                gscids.push(gscid);
+            }
+        }
+        Ok(gscids)
     }
 
     /// Takes a device context away. Whether there was a place for one.
@@ -157,8 +242,11 @@ impl Tables {
         Ok(())
     }
 
-    /// Frees a process directory that the unit has forgotten, with its tables.
+    /// Frees a process directory and an MSI page table that the unit has forgotten, with their tables.
     pub(super) fn free_directory(&mut self, memory: &impl Memory, device_id: u32) {
+        if let Some(messages) = &mut self.messages {
+            messages.remove(memory, device_id);
+        }
         if let Some(directory) = self.directories.remove(&device_id) {
             free_directory_tables(memory, directory.root, directory.mode.levels());
         }
