@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::{
     exit::{Exit, Failure},
     output::{Output, count},
+    service::configured,
 };
 
 /// Check a configuration without putting it in force: every problem with its place and what mends it.
@@ -53,7 +54,11 @@ pub(crate) fn load(name: &str) -> Result<(String, Result<Configuration, Vec<Prob
         true => from_smmuman(path, &text),
         false => from_toml(path, &text, |named| fs::read_to_string(folder.join(named))),
     };
-    let checked = read.and_then(|configuration| configuration.check().map(|()| configuration));
+    let checked = read.and_then(|configuration| {
+        configuration.check()?;
+        let strangers = configured::strangers(&configuration);
+        if strangers.is_empty() { Ok(configuration) } else { Err(strangers) }
+    });
     Ok((text, checked))
 }
 

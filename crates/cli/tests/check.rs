@@ -43,6 +43,17 @@ fn programs_get_every_problem_with_its_place() {
 }
 
 #[test]
+fn who_is_not_there_is_named_with_the_place() {
+    let text = "[operators]\ngroups = [0, \"no-such-group\"]\n[[client]]\nname = \"no-such-user\"\nusers = [\"root\",\n  \"no-such-user\"]\n";
+    let (code, out, _) = check("a.toml", text, true);
+    let answer: serde_json::Value = serde_json::from_str(&out).expect("the answer is JSON");
+    let problems = answer["problems"].as_array().expect("a list");
+    let found: Vec<_> = problems.iter().map(|it| (it["line"].clone(), it["column"].clone())).collect();
+    assert_eq!((code, found), (Some(3), vec![(6.into(), 3.into()), (2.into(), 14.into())]));
+    assert!(out.contains("this host has no user `no-such-user`") && out.contains("no group `no-such-group`"));
+}
+
+#[test]
 fn a_missing_file_fails() {
     let output = Command::new(env!("CARGO_BIN_EXE_portcullis"))
         .args(["check", "/nonexistent/portcullis.toml"])

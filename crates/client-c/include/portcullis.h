@@ -11,7 +11,7 @@
  *                the service is not running, has ended, or answered nonsense
  *   -ENOENT      no such device; nothing is mapped there
  *   -EBUSY       somebody else has the device, or it is attached elsewhere, or still in use
- *   -EACCES      the configuration does not give you that
+ *   -EACCES      the configuration does not give you that, or the socket's permissions leave you out
  *   -EPERM       it could not be made safe, and the configuration does not accept that; or you have not claimed it
  *   -ERANGE      beyond the memory, the unit, or the addresses that you were given
  *   -EADDRNOTAVAIL  reserved addresses
@@ -20,6 +20,7 @@
  *   -EOPNOTSUPP  not possible on this hardware
  *   -ESTALE      it could not be kept over a restart of the service
  *   -ENOTRECOVERABLE  the service is in its safe state: everything is blocked
+ *   -EBADMSG     what was sent is no call: the library's own mistake
  *   -EIO         the system's failure; a call that broke
  */
 #ifndef PORTCULLIS_H

@@ -25,6 +25,7 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let code = match &error {
             Error::NotRunning { .. } => Errno::CONNREFUSED,
+            Error::Forbidden { .. } => Errno::ACCESS,
             Error::Refused { name, .. } => refusal(name),
             Error::Protocol(_) => Errno::PROTO,
             Error::Closed => Errno::CONNRESET,
@@ -70,6 +71,7 @@ fn refusal(name: &str) -> Errno {
         "Limit" => Errno::NOSPC,
         "Unsupported" => Errno::OPNOTSUPP,
         "BadMemory" => Errno::BADF,
+        "BadCall" => Errno::BADMSG,
         "SafeState" => Errno::NOTRECOVERABLE,
         "System" => Errno::IO,
         _ => Errno::PROTO,

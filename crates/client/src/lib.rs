@@ -53,6 +53,14 @@ pub enum Error {
         /// The system's answer.
         source: io::Error,
     },
+    /// The socket's permissions leave us out.
+    #[error("you may not connect to {path}: its group and mode say who may")]
+    Forbidden {
+        /// Where the service listens.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
     /// The service said no.
     #[error("{message}")]
     Refused {
@@ -135,12 +143,14 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`Error::NotRunning`].
+    /// [`Error::NotRunning`], [`Error::Forbidden`].
     pub fn connect(socket: Option<&Path>) -> Result<Self, Error> {
         let path = socket_path(socket);
         match UnixStream::connect(&path) {
             Ok(stream) => Ok(Self::over(stream)),
-            Err(source) if source.kind() == io::ErrorKind::PermissionDenied => Err(source.into()),
+            Err(source) if source.kind() == io::ErrorKind::PermissionDenied => {
+                Err(Error::Forbidden { path, source })
+            }
             Err(source) => Err(Error::NotRunning { path, source }),
         }
     }

@@ -10,7 +10,7 @@ use portcullis_firmware::{topology::NoBridges, user::Mode};
 use portcullis_manager::{
     Device, Inventory,
     configuration::{
-        Account, Accounts, Configuration,
+        Account, Accounts, Configuration, Place, Problem,
         topology::{describe, put_in_force},
     },
     core::{Accepted, Core, Pattern, Policy},
@@ -20,7 +20,7 @@ use portcullis_manager::{
 };
 use portcullis_spec::{Iova, Requester};
 
-use crate::exit::Failure;
+use crate::{exit::Failure, output::count};
 
 /// Bytes of the file of events, and of the one before it.
 const EVENTS_ON_DISK: u64 = 1 << 20;
@@ -32,8 +32,8 @@ pub(super) fn load(file: &str) -> Result<Configuration, Failure> {
         let pictures: Vec<String> =
             problems.iter().map(|problem| crate::check::picture(problem, &text)).collect();
         Failure::usage(format!(
-            "{file} cannot be put in force: {} problems\n{}",
-            problems.len(),
+            "{file} cannot be put in force: {}\n{}",
+            count(problems.len(), "problem"),
             pictures.join("\n")
         ))
     })
@@ -118,7 +118,8 @@ pub(super) fn allow(configuration: &Configuration, core: &mut Core) -> Result<()
 /// The journal on disk, where there is to be one.
 pub(super) fn disk(configuration: &Configuration) -> Result<Option<Disk>, Failure> {
     let Some(directory) = &configuration.journal.directory else { return Ok(None) };
-    std::fs::create_dir_all(directory)?;
+    std::fs::create_dir_all(directory)
+        .map_err(|error| Failure::new(format!("{}: {error}", directory.display())))?;
     // Two files share the bytes.
     Ok(Some(Disk::open(&directory.join("violations.json"), configuration.journal.size / 2)?))
 }
@@ -136,6 +137,32 @@ fn named(configuration: &Configuration, patterns: &[Pattern]) -> Vec<Pattern> {
 
 fn renamed<'a>(configuration: &'a Configuration, device: &'a str) -> &'a str {
     configuration.aliases.iter().find(|alias| alias.device == device).map_or(device, |alias| &alias.name)
+}
+
+/// Users and groups that are named, and that this host does not have.
+pub(crate) fn strangers(configuration: &Configuration) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let all = configuration.clients.iter().map(|client| &client.who).chain([&configuration.operators]);
+    for Accounts { users, groups, places } in all {
+        let mut unknown = |account: &Account, what: &str, known: &dyn Fn(&str) -> bool| {
+            let Account::Name(name) = account else { return };
+            if known(name) {
+                return;
+            }
+            let place = places.iter().find(|(named, _)| named == name).map(|(_, place)| place.clone());
+            let Place { file, line, column, span } = place.unwrap_or_default();
+            let message = format!("this host has no {what} `{name}`");
+            let help = Some(format!("make it, or use the name of a {what} that is there, or its number"));
+            problems.push(Problem { file, line, column, span, message, help });
+        };
+        for user in users {
+            unknown(user, "user", &|name| uzers::get_user_by_name(name).is_some());
+        }
+        for group in groups {
+            unknown(group, "group", &|name| uzers::get_group_by_name(name).is_some());
+        }
+    }
+    problems
 }
 
 fn who(accounts: &Accounts) -> Result<Who, Failure> {

@@ -2,7 +2,7 @@
 
 pub(crate) mod claim;
 pub(crate) mod clients;
-mod configured;
+pub(crate) mod configured;
 pub(crate) mod devices;
 pub(crate) mod events;
 pub(crate) mod faults;

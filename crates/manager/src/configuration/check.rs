@@ -224,7 +224,7 @@ impl Configuration {
 }
 
 fn check_client(client: &Client, known: Known, problems: &mut Vec<Problem>) {
-    let Accounts { users, groups } = &client.who;
+    let Accounts { users, groups, .. } = &client.who;
     if users.is_empty() && groups.is_empty() && known == Known::Whole {
         let message = format!("nobody may be client `{}`", client.name);
         problems.push(client.place.problem(message, "name users or groups".to_owned()));

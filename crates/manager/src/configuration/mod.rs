@@ -107,6 +107,8 @@ pub struct Accounts {
     pub users: Vec<Account>,
     /// Groups.
     pub groups: Vec<Account>,
+    /// Where each name stands.
+    pub places: Vec<(String, Place)>,
 }
 
 /// What a client is given.

@@ -133,9 +133,9 @@ struct AcceptTable {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct AccountsTable {
     #[serde(default)]
-    users: Vec<AccountWord>,
+    users: Vec<Spanned<AccountWord>>,
     #[serde(default)]
-    groups: Vec<AccountWord>,
+    groups: Vec<Spanned<AccountWord>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -150,9 +150,9 @@ struct AliasTable {
 struct ClientTable {
     name: Spanned<String>,
     #[serde(default)]
-    users: Vec<AccountWord>,
+    users: Vec<Spanned<AccountWord>>,
     #[serde(default)]
-    groups: Vec<AccountWord>,
+    groups: Vec<Spanned<AccountWord>>,
     #[serde(default)]
     devices: Vec<String>,
     windows: Option<Vec<Spanned<String>>>,
@@ -263,7 +263,7 @@ impl Reader<'_> {
                 Some(BackendWord::Embedded) => BackendChoice::Embedded,
                 Some(BackendWord::Upstream) => BackendChoice::Upstream,
             },
-            operators: accounts(file.operators.users, file.operators.groups),
+            operators: self.accounts(file.operators.users, file.operators.groups),
             unsafe_interrupts: file.accept.unsafe_interrupts.into_iter().map(Pattern::new).collect(),
             direct_regions: file.accept.direct_regions.into_iter().map(Pattern::new).collect(),
             ..Configuration::default()
@@ -349,7 +349,7 @@ impl Reader<'_> {
         Client {
             place: self.place(table.name.span()),
             name: table.name.into_inner(),
-            who: accounts(table.users, table.groups),
+            who: self.accounts(table.users, table.groups),
             devices: table.devices.into_iter().map(Pattern::new).collect(),
             windows,
             unity,
@@ -382,6 +382,23 @@ impl Reader<'_> {
             return None;
         };
         Some(Allow { device: table.device, first: *range.start(), length, access, place })
+    }
+
+    fn accounts(&self, users: Vec<Spanned<AccountWord>>, groups: Vec<Spanned<AccountWord>>) -> Accounts {
+        let mut places = Vec::new();
+        let mut account = |word: Spanned<AccountWord>| {
+            let span = word.span();
+            match word.into_inner() {
+                AccountWord::Number(number) => Account::Number(number),
+                AccountWord::Name(name) => {
+                    places.push((name.clone(), self.place(span)));
+                    Account::Name(name)
+                }
+            }
+        };
+        let users = users.into_iter().map(&mut account).collect();
+        let groups = groups.into_iter().map(&mut account).collect();
+        Accounts { users, groups, places }
     }
 
     fn access(&mut self, word: &Spanned<String>) -> Option<Access> {
@@ -488,16 +505,5 @@ impl Reader<'_> {
                 None
             }
         }
-    }
-}
-
-fn accounts(users: Vec<AccountWord>, groups: Vec<AccountWord>) -> Accounts {
-    let account = |word: AccountWord| match word {
-        AccountWord::Number(number) => Account::Number(number),
-        AccountWord::Name(name) => Account::Name(name),
-    };
-    Accounts {
-        users: users.into_iter().map(account).collect(),
-        groups: groups.into_iter().map(account).collect(),
     }
 }

@@ -75,7 +75,7 @@ impl Core {
                 };
                 return Err(Refusal::NotPermitted {
                     client: policy.name.clone(),
-                    what: device.name.clone(),
+                    what: format!("have {}", device.name),
                     why,
                 });
             }

@@ -206,7 +206,7 @@ impl Core {
                 if client != ClientId::STATIC && !policy.physical_holds(asked.offset, end - 1) {
                     return Err(Refusal::NotPermitted {
                         client: policy.name.clone(),
-                        what: format!("physical {:#x}-{:#x}", asked.offset, end - 1),
+                        what: format!("map physical {:#x}-{:#x}", asked.offset, end - 1),
                         why: "its configuration does not give it that memory".into(),
                     });
                 }

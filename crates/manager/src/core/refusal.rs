@@ -35,11 +35,11 @@ pub enum Refusal {
     #[error("there is no grant {0}")]
     NoSuchGrant(u64),
     /// Configuration does not give this to the client.
-    #[error("{client} may not have {what}: {why}")]
+    #[error("{client} may not {what}: {why}")]
     NotPermitted {
         /// The client.
         client: String,
-        /// What it asked for.
+        /// What it asked for: a verb and what follows.
         what: String,
         /// The rule that is missing.
         why: String,

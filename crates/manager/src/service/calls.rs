@@ -256,7 +256,7 @@ impl Service {
                 let asked: api::Release = read(parameters)?;
                 let force = asked.force == Some(true);
                 if force {
-                    self.operator(session, "taking others' devices")?;
+                    self.operator(session, "take others' devices")?;
                 }
                 let client = if force { None } else { Some(self.client(session)?) };
                 let devices = self.core().release(client, &asked.device)?;
@@ -297,7 +297,7 @@ impl Service {
             }
             "Allow" => {
                 let asked: api::Allow = read(parameters)?;
-                self.operator(session, "static grants")?;
+                self.operator(session, "make static grants")?;
                 let access = message::asked_access(asked.access);
                 let made = self.core().allow(&asked.device, asked.first, asked.length, access)?;
                 let numbers: Vec<u64> = made.iter().map(|g| g.grant).collect();
@@ -308,7 +308,7 @@ impl Service {
             }
             "Revoke" => {
                 let asked: api::Revoke = read(parameters)?;
-                self.operator(session, "revoking others' grants")?;
+                self.operator(session, "revoke others' grants")?;
                 let removed = self.core().revoke(asked.grant)?;
                 say(out, &api::Removed { mappings: removed.mappings, bytes: removed.bytes }, false);
             }

@@ -202,7 +202,7 @@ impl Service {
         if !session.operator && which.client.as_deref().is_some_and(|client| client != own) {
             return Err(Refusal::NotPermitted {
                 client: own.into(),
-                what: "others' faults".into(),
+                what: "see others' faults".into(),
                 why: "only operators see them".into(),
             });
         }

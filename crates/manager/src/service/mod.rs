@@ -217,7 +217,7 @@ impl Service {
         }
         let refused = || Refusal::NotPermitted {
             client: session.policy.name.clone(),
-            what: format!("the name {name}"),
+            what: format!("be {name}"),
             why: "no configuration of that name fits your user".into(),
         };
         session.policy = self.policies.named(&session.peer, name).ok_or_else(refused)?;
