@@ -244,3 +244,41 @@ fn the_calls_of_the_clients_page_are_understood() {
     }
     assert!(called >= 8);
 }
+
+/// Of libsmmu's calls none is without a row, no row names what is not there, and each of ours is called by `client.c`.
+#[test]
+fn every_call_of_libsmmu_has_its_counterpart_and_each_is_called() {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: &str| std::fs::read_to_string(here.join(path)).unwrap();
+    let (page, header) = (read("../../docs/smmuman.md"), read("include/portcullis.h"));
+    let called = read("tests/client.c");
+    let words = |row: &str| -> Vec<String> {
+        let marked = row.split('`').skip(1).step_by(2);
+        marked.map(|word| word.split('(').next().unwrap_or(word).to_owned()).collect()
+    };
+    let rows: Vec<Vec<String>> = page.lines().filter(|line| line.starts_with("| ")).map(words).collect();
+    // libsmmu's own list (QNX Hypervisor, "SMMUMAN user's guide").
+    for call in [
+        "smmu_init",
+        "smmu_fini",
+        "smmu_obj_create",
+        "smmu_obj_destroy",
+        "smmu_device_add_generic",
+        "smmu_device_add_pci",
+        "smmu_device_add_mmio",
+        "smmu_device_report_reserved",
+        "smmu_mapping_add",
+        "smmu_xfer_notify",
+        "smmu_xfer_status",
+        "smmu_safety",
+    ] {
+        assert!(rows.iter().any(|row| row.first().is_some_and(|word| word == call)), "{call} has no row");
+    }
+    let ours = |word: &&String| word.starts_with("portcullis_");
+    for call in rows.iter().flatten().filter(ours) {
+        assert!(header.contains(&format!("{call}(")), "the header has no {call}");
+        assert!(called.contains(&format!("{call}(")), "client.c does not call {call}");
+    }
+    let methods = rows.iter().filter_map(|row| row.iter().find(|word| ours(word))).count();
+    assert!(methods >= 10, "{methods}");
+}
