@@ -27,6 +27,7 @@ const MUTANTS: &[Mutant] = &[
     checked("no_drain", "a_fill_that_races"),
     checked("no_generation", "a_fill_that_races"),
     checked("no_clear", "a_fill_that_races"),
+    checked("no_table_pages", "a_nested_fill_that_races"),
     checked("drain_before_clear", "a_hit_that_races"),
     checked("free_at_once", "what_was_replaced"),
     checked("guard_left_relaxed", "a_fill_that_races"),

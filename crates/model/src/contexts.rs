@@ -15,6 +15,7 @@ use portcullis_spec::{
 
 use crate::engine::Inside;
 use crate::fast::Hit;
+use crate::memory::GuestMemory;
 use crate::pattern::Demand;
 use crate::plain::{Block, Plain};
 use crate::rcu::Rcu;
@@ -461,13 +462,20 @@ impl SpaceIndex {
     }
 
     /// The space that `key` identifies: the one that others use already, or a new one.
-    fn space(&mut self, key: SpaceKey, budget: &Arc<Budget>, special: Block, retaining: bool) -> Arc<Space> {
+    fn space(
+        &mut self,
+        key: SpaceKey,
+        memory: &dyn GuestMemory,
+        budget: &Arc<Budget>,
+        special: Block,
+        retaining: bool,
+    ) -> Arc<Space> {
         let known = self.spaces.get(&filing(&key)).and_then(|spaces| spaces.iter().find(|it| it.key == key));
         if let Some(space) = known {
             return Arc::clone(space);
         }
-        let second = key.second().map(|key| self.space(key, budget, special, retaining));
-        let space = Arc::new(Space::new(key, second, budget, special, retaining));
+        let second = key.second().map(|key| self.space(key, memory, budget, special, retaining));
+        let space = Arc::new(Space::new(key, second, memory, budget, special, retaining));
         self.insert(&space);
         space
     }
@@ -494,12 +502,12 @@ impl Spaces {
     }
 
     /// The space that `key` identifies.
-    pub(crate) fn space(&self, key: SpaceKey, retaining: bool) -> Arc<Space> {
+    pub(crate) fn space(&self, key: SpaceKey, memory: &dyn GuestMemory, retaining: bool) -> Arc<Space> {
         let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
         if index.count >= index.limit {
             index.prune();
         }
-        index.space(key, &self.budget, self.special, retaining)
+        index.space(key, memory, &self.budget, self.special, retaining)
     }
 
     /// Contexts left these spaces: the last that nobody has come back to stay for a while, the others go.
@@ -538,6 +546,7 @@ mod tests {
     use portcullis_spec::{PagingFormat, PhysAddr, Stage, StageNumber, StageRules, Tags};
 
     use super::*;
+    use crate::memory::OwnedMemory;
     use crate::translate::FormattedStage;
 
     fn key(root: u64, domain: u32) -> SpaceKey {
@@ -550,16 +559,16 @@ mod tests {
 
     #[test]
     fn spaces_that_contexts_left_go_but_for_the_last() {
-        let spaces = Spaces::new(Budget::new(1 << 20), Block::NONE);
-        let used = spaces.space(key(0x1000, 7), false);
+        let (spaces, memory) = (Spaces::new(Budget::new(1 << 20), Block::NONE), OwnedMemory::new(0x1000));
+        let used = spaces.space(key(0x1000, 7), &memory, false);
         for root in 1..=1000u64 {
-            let space = spaces.space(key(root << 12, 1), false);
+            let space = spaces.space(key(root << 12, 1), &memory, false);
             spaces.leave(vec![space]);
             // A space that is in use does not go because one of its contexts did.
             spaces.leave(vec![Arc::clone(&used)]);
         }
         assert!(spaces.count() <= IDLE + 1, "{}", spaces.count());
-        assert!(Arc::ptr_eq(&used, &spaces.space(key(0x1000, 7), false)));
+        assert!(Arc::ptr_eq(&used, &spaces.space(key(0x1000, 7), &memory, false)));
         // The last is still there for a context that comes back.
         let index = spaces.index.read().unwrap();
         let known = |root| index.spaces.contains_key(&filing(&key(root, 1)));
@@ -568,8 +577,8 @@ mod tests {
 
     #[test]
     fn an_invalidation_finds_the_spaces_that_its_tags_name() {
-        let spaces = Spaces::new(Budget::new(1 << 20), Block::NONE);
-        let made: Vec<_> = (0..8).map(|domain| spaces.space(key(0x1000, domain), false)).collect();
+        let (spaces, memory) = (Spaces::new(Budget::new(1 << 20), Block::NONE), OwnedMemory::new(0x1000));
+        let made: Vec<_> = (0..8).map(|domain| spaces.space(key(0x1000, domain), &memory, false)).collect();
         let index = spaces.index.read().unwrap();
         for (domain, space) in (0..8).zip(&made) {
             let meant: Vec<_> = index.meant(DomainTag(domain), None).collect();

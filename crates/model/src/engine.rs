@@ -563,7 +563,7 @@ impl<A: Architecture> Engine<A> {
         let mut resolved = self.architecture.lookup(self.memory(), requester, pasid, upper);
         let retaining = self.retaining.load(Ordering::Relaxed);
         let space = match self.stages(&resolved.context) {
-            Ok(key) => key.map(|key| self.spaces.space(key, retaining)),
+            Ok(key) => key.map(|key| self.spaces.space(key, self.memory(), retaining)),
             Err(NoFormat) => {
                 resolved.context = Context::Blocked(Some(FaultReason::Internal));
                 resolved.cacheable = false;

@@ -113,7 +113,18 @@ impl Leaf {
         request: Request,
         inside: &Presence<'_>,
     ) -> Option<PageTranslation> {
-        let Found { page, kind } = leaves.find(Self::region(stage, input)?, inside)?;
+        self.judge(stage, leaves.find(Self::region(stage, input)?, inside)?, input, request)
+    }
+
+    /// The same where the leaf entry is found like this.
+    #[inline(always)]
+    pub(crate) fn judge<A>(
+        &self,
+        stage: &FormattedStage<A>,
+        Found { page, kind }: Found,
+        input: u64,
+        request: Request,
+    ) -> Option<PageTranslation> {
         let raw = stored(stage.stage.rules, page.load(self.entry_offset(input, kind.level())));
         let pattern = self.patterns.learn(stage, kind, raw)?;
         let granted = pattern.granted[usize::from(request.privileged)];

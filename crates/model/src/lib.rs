@@ -30,13 +30,21 @@
 //! table read and fills it only if that still stands, and an emptied slot holds what it never held before: what races an
 //! invalidation fills nothing.
 //!
-//! Memory: 8 bytes a slot, 64 to 4096 slots a space, and a limit for the unit; where there is no room, requests are walked.
+//! A region's slot is filled when it is walked to for the second time: what is used once is not worth the exchange. Where all is
+//! ordinary a miss costs the loads of its tables (`descent`); else the walk decides here too.
+//!
+//! A nested space also knows through which pages of its second stage it came to its tables (`leaves`): an invalidation of other
+//! pages of that stage leaves it alone.
+//!
+//! Memory: 9 bytes a slot (11 where nested), 64 to 4096 slots a space, and a limit for the unit; where there is no room, requests
+//! are walked.
 //! Guest memory without [`host_pointer`](GuestMemory::host_pointer) is always walked.
 //!
 //! What shows that it is right: `src/models.rs` (every order, under a model checker: `cargo xtask loom`), devices and a driver under stress
 //! (`cargo xtask stress`), and copies broken on purpose that these must catch (`cargo xtask mutants`).
 pub mod contexts;
 mod copy;
+mod descent;
 pub mod engine;
 mod fast;
 pub mod gate;

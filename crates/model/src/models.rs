@@ -23,6 +23,8 @@ use crate::word::{Found, Kind};
 
 const OLD: usize = 0x1000;
 const NEW: usize = 0x2000;
+/// Where the first stage's table lies for the first stage.
+const TABLE: u64 = 0x7000;
 
 fn page(number: usize) -> EntryPage {
     let pointer = NonNull::new(std::ptr::without_provenance_mut(number)).expect("not null");
@@ -37,6 +39,7 @@ fn kind() -> Kind {
 struct Machine {
     gate: Gate,
     pins: Pins,
+    nested: bool,
     leaves: Leaves,
     /// The table entry above the leaf table.
     entry: AtomicUsize,
@@ -65,10 +68,16 @@ impl Bytes {
 
 impl Machine {
     fn new() -> Arc<Self> {
+        Self::with(false)
+    }
+
+    /// `nested` says that the entry is one of a second stage, for the page in which the first stage's table lies.
+    fn with(nested: bool) -> Arc<Self> {
         Arc::new(Self {
             gate: Gate::default(),
             pins: Pins::default(),
-            leaves: Leaves::new(Arc::new(Budget::new(1 << 10))),
+            nested,
+            leaves: Leaves::new(nested, Arc::new(Budget::new(1 << 10))),
             entry: AtomicUsize::new(OLD),
             reused: AtomicBool::new(false),
             old: Bytes::default(),
@@ -103,6 +112,9 @@ impl Machine {
             Some(found) => found.page.number() as usize,
             None => {
                 let place = self.leaves.observe(region, inside, &self.gate);
+                if let Some(place) = &place {
+                    place.note(TABLE);
+                }
                 let table = self.entry.load(Ordering::Acquire);
                 if let Some(place) = place {
                     place.fill(Found { page: page(table), kind: kind() });
@@ -127,7 +139,11 @@ impl Machine {
         }
         {
             let inside = self.gate.enter();
-            self.leaves.clear(0, 0, &inside);
+            if self.nested {
+                self.leaves.clear_through(TABLE, TABLE | 0xfff, &inside);
+            } else {
+                self.leaves.clear(0, 0, &inside);
+            }
         }
         if !cfg!(mutant = "drain_before_clear") {
             self.pins.drain_behind(&self.gate);
@@ -142,6 +158,48 @@ fn explore(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions);
     builder.check(model);
+}
+
+/// An invalidation of the second stage, which finds by the noted pages whether there is anything to forget.
+#[test]
+fn a_nested_fill_that_races_an_invalidation_of_the_stage_behind_is_never_used_after_it() {
+    for noted_before in [false, true] {
+        explore(2, move || {
+            let machine = Machine::with(true);
+            if noted_before {
+                // Somebody came through the page, and an invalidation of it made that forgotten.
+                machine.request(0);
+                let inside = machine.gate.enter();
+                machine.leaves.clear_through(TABLE, TABLE, &inside);
+            }
+            let device = {
+                let machine = Arc::clone(&machine);
+                loom::thread::spawn(move || machine.request(0))
+            };
+            machine.unmap();
+            machine.request(0);
+            device.join().unwrap();
+            machine.request(0);
+        });
+    }
+}
+
+/// Two devices come through the same page, the second of which finds it noted.
+#[test]
+fn a_page_that_somebody_else_noted_is_as_good_as_noted() {
+    explore(1, || {
+        let machine = Machine::with(true);
+        let devices = [0, 1].map(|region| {
+            let machine = Arc::clone(&machine);
+            loom::thread::spawn(move || machine.request(region))
+        });
+        machine.unmap();
+        for device in devices {
+            device.join().unwrap();
+        }
+        machine.request(0);
+        machine.request(1);
+    });
 }
 
 #[test]

@@ -11,16 +11,19 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use portcullis_pagetable::Format;
 use portcullis_spec::{FaultReason, Iova, Ipa, PhysAddr, StageNumber, Tags, TranslationScope};
 
+use crate::descent::descend;
 use crate::engine::Inside;
 use crate::fast::{Hit, Leaf};
-use crate::host::{ENTRY_PAGE, EntryPage};
+use crate::host::{ENTRY_PAGE, EntryPage, HostStretch};
 use crate::leaves::{Leaves, Place, REGION_SHIFT};
+use crate::memory::GuestMemory;
 use crate::pattern::Demand;
 use crate::plain::Block;
 use crate::refusal::Refusal;
 use crate::retained::Retained;
 use crate::translate::{
-    LeafEntry, PageTranslation, Redirected, Request, Stages, not_redirected, walk_one_stage, walk_two_stages,
+    FormattedStage, LeafEntry, PageTranslation, Redirected, Request, Stages, TABLE_READ, not_redirected,
+    walk_one_stage, walk_two_stages,
 };
 use crate::word::{Found, Kind};
 
@@ -89,6 +92,8 @@ pub struct Space {
     second: Option<Arc<Space>>,
     refusals: Refusals,
     retained: Option<Retained>,
+    /// Memory around the tables of the only or the second stage. The memory lives as long as the unit whose space this is.
+    home: Option<HostStretch>,
 }
 
 impl Space {
@@ -98,6 +103,7 @@ impl Space {
     pub fn new(
         key: SpaceKey,
         second: Option<Arc<Self>>,
+        memory: &dyn GuestMemory,
         budget: &Arc<Budget>,
         special: Block,
         retaining: bool,
@@ -107,8 +113,14 @@ impl Space {
             Stages::Two { first, .. } => Leaf::new(first),
         };
         let retained = retaining.then(|| Retained::new(budget));
-        let (leaves, refusals) = (Leaves::new(Arc::clone(budget)), Refusals::new(budget));
-        Self { key, leaf, leaves, special, second, refusals, retained }
+        let leaves = Leaves::new(second.is_some(), Arc::clone(budget));
+        let home = match &key.stages {
+            Stages::One { only: stage, .. } | Stages::Two { second: stage, .. } => {
+                memory.host_stretch(stage.stage.root)
+            }
+        };
+        let refusals = Refusals::new(budget);
+        Self { key, leaf, leaves, special, second, refusals, retained, home }
     }
 
     /// Where a nested space goes on.
@@ -233,8 +245,16 @@ impl Space {
         let region = region.filter(|region| !self.special.touches(region << REGION_SHIFT, REGION_SHIFT));
         // Before the first table entry is read.
         let place = region.and_then(|region| self.leaves.observe(region, &inside.presence, inside.gate));
+        if retained.is_none()
+            && let Some((page, found)) = self.descend(input, request, inside, place.as_ref(), redirect)
+        {
+            if let Some(place) = &place {
+                place.fill(found);
+            }
+            return Ok(page);
+        }
         let was_redirected = Cell::new(false);
-        let answer = self.walk(input, request, inside, &|ipa| {
+        let answer = self.walk(input, request, inside, place.as_ref(), &|ipa| {
             let redirected = redirect(ipa);
             was_redirected.set(redirected.is_some());
             redirected
@@ -254,11 +274,79 @@ impl Space {
         answer.map(|(page, _)| page)
     }
 
+    /// Translates `input` by its tables where nothing about it is out of the ordinary, and says where its leaf entry lies.
+    #[inline]
+    fn descend(
+        &self,
+        input: u64,
+        request: Request,
+        inside: &Inside<'_>,
+        place: Option<&Place<'_>>,
+        redirect: &dyn Fn(Ipa) -> Redirected,
+    ) -> Option<(PageTranslation, Found)> {
+        match (&self.key.stages, &self.second) {
+            (Stages::One { only, .. }, _) => {
+                let (page, found) = self.descend_here(only, input, request)?;
+                let behind = if self.is_first() { page.address(input).0 } else { input };
+                redirect(Ipa(behind)).is_none().then_some((page, found))
+            }
+            (Stages::Two { first, .. }, Some(second)) => {
+                let found = descend(first, input, |table| {
+                    if let Some(place) = place {
+                        place.note(table);
+                    }
+                    let page = second.near(table, TABLE_READ, inside)?;
+                    second.entry_page(page.address(table))
+                })?;
+                let page = self.leaf.judge(first, found, input, request)?;
+                let behind = page.address(input).0;
+                if redirect(Ipa(behind)).is_some() {
+                    return None;
+                }
+                Some((page.then(input, second.near(behind, request, inside)?), found))
+            }
+            (Stages::Two { .. }, None) => None,
+        }
+    }
+
+    fn descend_here(
+        &self,
+        only: &FormattedStage<PhysAddr>,
+        input: u64,
+        request: Request,
+    ) -> Option<(PageTranslation, Found)> {
+        let found = descend(only, input, |table| self.entry_page(PhysAddr(table)))?;
+        Some((self.leaf.judge(only, found, input, request)?, found))
+    }
+
+    /// The answer of a second stage by what is cached or by its tables, where nothing about it is out of the ordinary.
+    #[inline]
+    fn near(&self, ipa: u64, request: Request, inside: &Inside<'_>) -> Option<PageTranslation> {
+        let Stages::One { only, .. } = &self.key.stages else { return None };
+        let region = Leaf::region(only, ipa)?;
+        if let Some(found) = self.leaves.find(region, &inside.presence) {
+            return self.leaf.judge(only, found, ipa, request);
+        }
+        let place = self.leaves.observe(region, &inside.presence, inside.gate);
+        let (page, found) = self.descend_here(only, ipa, request)?;
+        if let Some(place) = place {
+            place.fill(found);
+        }
+        Some(page)
+    }
+
+    /// A page of entries in this process.
+    #[inline(always)]
+    fn entry_page(&self, at: PhysAddr) -> Option<EntryPage> {
+        EntryPage::new(self.home?.pointer(at, ENTRY_PAGE)?)
+    }
+
     fn walk(
         &self,
         input: u64,
         request: Request,
         inside: &Inside<'_>,
+        place: Option<&Place<'_>>,
         redirect: &dyn Fn(Ipa) -> Redirected,
     ) -> Result<(PageTranslation, Option<LeafEntry>), Refusal> {
         match (&self.key.stages, &self.second) {
@@ -278,6 +366,9 @@ impl Space {
             }
             (Stages::Two { first, .. }, Some(second)) => {
                 let second = |ipa: Ipa, request: Request| {
+                    if let Some(place) = place.filter(|_| request.table) {
+                        place.note(ipa.0);
+                    }
                     // The unit's own accesses to tables are no messages.
                     if !request.table
                         && let Some(redirected) = redirect(ipa)
@@ -326,9 +417,12 @@ impl Space {
             retained.remove(first, last);
         }
         match scope.range {
-            // The pages of a second-stage range are addresses between the stages. Where the first stage's tables lie is a matter
-            // of those, and which of them a nested space's cache went through it does not know.
-            Some((first, last)) if self.second.is_none() || scope.stage != Some(StageNumber::Second) => {
+            // The pages of a second-stage range are addresses between the stages, where the first stage's tables lie. Leaf entries that
+            // lead to them count as well.
+            Some((first, last)) if self.second.is_some() && scope.stage == Some(StageNumber::Second) => {
+                self.leaves.clear_through(first.0, last.0, &inside.presence);
+            }
+            Some((first, last)) => {
                 // Leaf entries themselves are never kept.
                 if !scope.leaf_only {
                     let (first, last) = self.regions(first, last);

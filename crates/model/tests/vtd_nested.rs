@@ -189,3 +189,57 @@ fn three_level_second_stages_nest_too() {
     machine.write(DEVICE, 0x1000, 8).unwrap();
     assert_eq!(machine.get(PAGE), 8);
 }
+
+/// A nested device that reads 1 at `IOVA` and has done so often enough that everything is cached, and the entries by which it would read
+/// 2: of the first stage, by level from the root on.
+fn cached() -> (Nested, [u64; 4], [u64; 4]) {
+    let mut nested = Nested::new(NESTED, 4);
+    let entries = nested.map(IOVA, PAGE, USER_RW);
+    let first = std::mem::replace(&mut nested.first, 0);
+    nested.first = nested.machine.allocate();
+    let others = nested.map(IOVA, OTHER_PAGE, USER_RW);
+    nested.first = first;
+    for (page, value) in [(PAGE, 1), (OTHER_PAGE, 2)] {
+        nested.back(page, RW);
+        nested.machine.put(page, value);
+    }
+    for _ in 0..3 {
+        assert_eq!(nested.machine.read(DEVICE, IOVA), Ok(1));
+    }
+    let others = others.map(|entry| nested.machine.get(entry));
+    (nested, entries, others)
+}
+
+const IOVA: u64 = 0x40_0000;
+
+/// A page-selective IOTLB invalidation of domain 7 (6.5.2.3), with the hint that only leaf entries changed.
+const fn pages(address: u64) -> [u64; 2] {
+    [2 | 3 << 4 | 7 << 16, address | 1 << 6]
+}
+
+#[test]
+fn a_first_stage_table_that_moves_in_the_host_is_found_where_it_is_after_its_guest_address_was_invalidated() {
+    for level in 0..4 {
+        let (mut nested, entries, others) = cached();
+        let table = entries[level] & !0xfff;
+        let moved = nested.machine.allocate();
+        nested.machine.put(moved + (entries[level] & 0xfff), others[level]);
+        nested.machine.map(nested.second, table + GUEST, moved, RW);
+        assert!(nested.machine.submit(&[pages(table + GUEST)]));
+        assert_eq!(nested.machine.read(DEVICE, IOVA), Ok(2), "level {}", 3 - level);
+    }
+}
+
+/// Any unit may forget more. This one does not: what the invalidation names costs no more than that.
+#[test]
+fn a_second_stage_invalidation_that_names_no_table_leaves_the_first_stage_cached() {
+    let (mut nested, entries, others) = cached();
+    // Not invalidated, so what stood there may be used on.
+    nested.machine.put(entries[2], others[2]);
+    for page in 0..16 {
+        assert!(nested.machine.submit(&[pages(PAGE + GUEST + (page << 12))]));
+        assert_eq!(nested.machine.read(DEVICE, IOVA), Ok(1), "page {page}");
+    }
+    assert!(nested.machine.submit(&[pages((entries[2] & !0xfff) + GUEST)]));
+    assert_eq!(nested.machine.read(DEVICE, IOVA), Ok(2));
+}
