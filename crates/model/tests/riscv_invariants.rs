@@ -3,8 +3,8 @@
 mod hooked;
 mod riscv_machine;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Barrier, mpsc};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use hooked::Hooked;
@@ -167,53 +167,25 @@ fn a_look_up_that_races_an_invalidation_leaves_nothing_behind() {
 /// page changes.
 #[test]
 fn nothing_is_written_after_an_unmap_has_completed() {
-    const ROUNDS: u64 = 500;
     let (bench, _, leaf) = hooked();
     let second = DEVICE ^ 1;
     let context = bench.context_at(DEVICE);
     bench.device(second, [0, 8, 16, 24].map(|word| bench.get(context + word)));
-    let (stop, writes) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-    let start = Arc::new(Barrier::new(3));
-    let threads: Vec<_> = [DEVICE, second]
-        .into_iter()
-        .map(|device| {
-            let port = bench.port(device, None);
-            let (stop, writes, start) = (stop.clone(), writes.clone(), start.clone());
-            std::thread::spawn(move || {
-                start.wait();
-                let mut value = 0u64;
-                while !stop.load(Ordering::Relaxed) {
-                    value += 1;
-                    if port.write(Iova(0x1000), &value.to_le_bytes()).is_ok() {
-                        writes.fetch_add(1, Ordering::Relaxed);
-                    }
-                }
-            })
-        })
-        .collect();
-    start.wait();
-    let mut stale = 0;
-    for round in 0..ROUNDS {
-        // On a busy machine the devices are behind.
-        while writes.load(Ordering::Relaxed) <= round {
-            std::thread::yield_now();
-        }
-        // Alternate between two pages, so that what is written late shows.
-        let (old, new) = if round % 2 == 0 { (TARGET, OTHER) } else { (OTHER, TARGET) };
-        bench.put(leaf, pte(new, LEAF));
-        // AV, PSCV: PSCID 7 and the page.
-        assert_eq!(bench.commands(&[[1 | 1 << 10 | 1 << 32 | 7 << 12, 1 << 10], FENCE]) & 0x700, 0);
-        let after = bench.get(old);
-        for _ in 0..50 {
-            std::hint::spin_loop();
-            stale += u64::from(bench.get(old) != after);
-        }
-    }
-    stop.store(true, Ordering::Relaxed);
-    for thread in threads {
-        thread.join().unwrap();
-    }
-    assert_eq!(stale, 0);
+    let writers = [DEVICE, second].map(|device| {
+        let port = bench.port(device, None);
+        move |value: u64| port.write(Iova(0x1000), &value.to_le_bytes()).is_ok()
+    });
+    hooked::nothing_is_written_to_what_was_left(
+        500,
+        writers,
+        [TARGET, OTHER],
+        |page| bench.get(page),
+        |new| {
+            bench.put(leaf, pte(new, LEAF));
+            // AV, PSCV: PSCID 7 and the page.
+            assert_eq!(bench.commands(&[[1 | 1 << 10 | 1 << 32 | 7 << 12, 1 << 10], FENCE]) & 0x700, 0);
+        },
+    );
 }
 
 /// Invariant 5: a flag that can't be set refuses the access, as a store that is not allowed does (Privileged, step 7: an access fault).

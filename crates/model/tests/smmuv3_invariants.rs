@@ -5,13 +5,14 @@
 mod common;
 mod smmuv3_machine;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use common::hooked::Hooked;
+use common::hooked::{self, Hooked};
 use portcullis_model::Registers;
 use portcullis_model::smmuv3::config::Smmuv3Config;
+use portcullis_spec::Iova;
 use smmuv3_machine::*;
 
 /// A machine over hooked memory, with `STREAM` on an empty stage 1.
@@ -122,49 +123,26 @@ fn a_fill_that_races_an_invalidation_leaves_nothing_behind() {
     }
 }
 
-/// Sets a flag when it goes, also by a panic.
-struct SetOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for SetOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 /// Invariant 1 under load: after a CMD_SYNC nothing is written to a page that was unmapped before it.
 #[test]
 fn nothing_is_written_after_an_unmap_has_completed() {
     let mut machine = Machine::new();
     let table = machine.attach(STREAM, 7);
     let leaf = machine.map(table, 0x1000, PAGE, S1 | USER);
-    let (count, stop) = (AtomicU64::new(0), AtomicBool::new(false));
-    std::thread::scope(|scope| {
-        let _end = SetOnDrop(&stop);
-        for _ in 0..2 {
-            let (port, count, stop) = (machine.port(STREAM), &count, &stop);
-            scope.spawn(move || {
-                while !stop.load(Ordering::Relaxed) {
-                    if write(&port, 0x1000).is_ok() {
-                        count.fetch_add(1, Ordering::Relaxed);
-                    }
-                }
-            });
-        }
-        for round in 0..20 {
-            machine.put(leaf, PAGE | S1 | USER | 3);
-            let before = count.load(Ordering::Relaxed);
-            while count.load(Ordering::Relaxed) == before {
-                std::thread::yield_now();
-            }
-            machine.put(leaf, 0);
-            machine.command(&[[0x12 | 7 << 48, 0x1000 | 1]]);
-            machine.put(PAGE, 0x5555);
-            for _ in 0..5 {
-                std::thread::yield_now();
-                assert_eq!(machine.get(PAGE), 0x5555, "round {round}");
-            }
-        }
+    let writers = [0, 1].map(|_| {
+        let port = machine.port(STREAM);
+        move |value: u64| port.write(Iova(0x1000), &value.to_le_bytes()).is_ok()
     });
+    hooked::nothing_is_written_to_what_was_left(
+        2000,
+        writers,
+        [PAGE, PAGE + 0x1000],
+        |page| machine.get(page),
+        |new| {
+            machine.put(leaf, new | S1 | USER | 3);
+            machine.command(&[[0x12 | 7 << 48, 0x1000 | 1]]);
+        },
+    );
 }
 
 /// Invariant 5: a write is granted only once Dirty stands in memory; where it can't be set, it is refused.

@@ -5,8 +5,9 @@
 
 mod common;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Barrier, mpsc};
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use common::hooked::Hooked;
@@ -173,53 +174,26 @@ fn a_look_up_that_races_an_invalidation_leaves_nothing_behind() {
 /// unmapped page changes.
 #[test]
 fn nothing_is_written_after_an_unmap_has_completed() {
-    const ROUNDS: u64 = 2000;
     let mut machine = Machine::legacy();
     let table = machine.allocate();
     machine.attach(DEVICE, table, 7);
     machine.attach(OTHER_DEVICE, table, 7);
     let leaf = machine.map(table, 0x1000, PAGE, RW);
-    let (stop, writes) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-    let start = Arc::new(Barrier::new(3));
-    let threads: Vec<_> = [DEVICE, OTHER_DEVICE]
-        .into_iter()
-        .map(|device| {
-            let port = machine.port(device);
-            let (stop, writes, start) = (stop.clone(), writes.clone(), start.clone());
-            std::thread::spawn(move || {
-                start.wait();
-                let mut value = 0u64;
-                while !stop.load(Ordering::Relaxed) {
-                    value += 1;
-                    if port.write(Iova(0x1000), &value.to_le_bytes()).is_ok() {
-                        writes.fetch_add(1, Ordering::Relaxed);
-                    }
-                }
-            })
-        })
-        .collect();
-    start.wait();
-    let mut stale = 0;
-    for round in 0..ROUNDS {
-        // On a busy machine the devices are behind.
-        while writes.load(Ordering::Relaxed) <= round {
-            std::thread::yield_now();
-        }
-        // Alternate between two pages, so that what is written late shows.
-        let (old, new) = if round % 2 == 0 { (PAGE, OTHER_PAGE) } else { (OTHER_PAGE, PAGE) };
-        machine.put(leaf, new | RW);
-        assert!(machine.submit(&[[2 | 3 << 4 | 7 << 16, 0x1000]]));
-        let after = machine.get(old);
-        for _ in 0..50 {
-            std::hint::spin_loop();
-            stale += u64::from(machine.get(old) != after);
-        }
-    }
-    stop.store(true, Ordering::Relaxed);
-    for thread in threads {
-        thread.join().unwrap();
-    }
-    assert_eq!(stale, 0);
+    let writers = [DEVICE, OTHER_DEVICE].map(|device| {
+        let port = machine.port(device);
+        move |value: u64| port.write(Iova(0x1000), &value.to_le_bytes()).is_ok()
+    });
+    let machine = RefCell::new(machine);
+    hooked::nothing_is_written_to_what_was_left(
+        2000,
+        writers,
+        [PAGE, OTHER_PAGE],
+        |page| machine.borrow().get(page),
+        |new| {
+            machine.borrow_mut().put(leaf, new | RW);
+            assert!(machine.borrow_mut().submit(&[[2 | 3 << 4 | 7 << 16, 0x1000]]));
+        },
+    );
 }
 
 /// Invariant 3, as far as the model has long uses: a reader of registers is not kept waiting by one who drains.

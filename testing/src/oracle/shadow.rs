@@ -1,8 +1,8 @@
 //! What a program should do, by the plainest means: a list of stretches per space, and a copy of the memory.
 
 use super::program::{Engine, Space, Step};
-use crate::machine::COPY_PIECE;
 use crate::machine::ram::{DATA_BYTES, SCRIPT_BYTES};
+use crate::machine::{COPY_PIECE, Machine};
 use crate::qtest::hda::{Hda, WRITE_BYTES, WRITE_PIECE};
 use portcullis_spec::Access;
 use std::collections::BTreeMap;
@@ -29,6 +29,24 @@ pub struct Rules {
     pub ram: u64,
     /// Where each engine fetches its program.
     pub scripts: Vec<u64>,
+}
+
+impl Rules {
+    /// Of a unit that reserves nothing and forgets what it is told to, on a machine. Addresses up to `limit` can be mapped.
+    #[must_use]
+    pub fn on(machine: &impl Machine, limit: u64) -> Self {
+        let ram = machine.ram();
+        Self {
+            limit,
+            reserved: Vec::new(),
+            write_implies_read: true,
+            identity_sticks: false,
+            fetches_always: true,
+            data: ram.data().0,
+            ram: ram.base().0,
+            scripts: (0..machine.requesters().len()).map(|engine| ram.script(engine).0).collect(),
+        }
+    }
 }
 
 /// A stretch of pages that lead to neighbouring memory.

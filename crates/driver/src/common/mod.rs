@@ -3,6 +3,7 @@
 pub mod architecture;
 mod attachment;
 pub mod domain;
+pub(crate) mod entries;
 mod gate;
 pub mod gather;
 pub mod interrupts;

@@ -27,6 +27,7 @@ use portcullis_spec::{
 use crate::common::architecture::{
     Architecture, ContextError, FaultCounts, FaultRecord, FaultSignal, Features, Stages,
 };
+use crate::common::entries::Condemned;
 use crate::common::region::Device;
 use crate::error::{Error, Feature, UnitError};
 use crate::platform::{Lock, Mmio, Platform};
@@ -80,7 +81,7 @@ pub struct Riscv<M: Mmio, P: Platform> {
     tables: P::Lock<Tables>,
     mode: IommuMode,
     /// device_ids whose process directories the unit may still read.
-    condemned: P::Lock<alloc::vec::Vec<u32>>,
+    condemned: Condemned<u32, P>,
     /// GSCIDs under which first stages may be cached: nothing but their number makes a unit forget those.
     guests: P::Lock<BTreeSet<u16>>,
     recovery: Turn<P>,
@@ -118,7 +119,7 @@ impl<M: Mmio, P: Platform> Riscv<M, P> {
             faults: Lock::new(faults),
             tables: Lock::new(tables),
             mode: IommuMode::Off,
-            condemned: Lock::new(alloc::vec::Vec::new()),
+            condemned: Condemned::new(),
             guests: Lock::new(BTreeSet::new()),
             recovery: Turn::new(),
         };
@@ -203,7 +204,7 @@ impl<M: Mmio, P: Platform> Riscv<M, P> {
     }
 
     fn free_condemned(&self) {
-        let condemned = self.condemned.with(core::mem::take);
+        let condemned = self.condemned.take();
         self.tables.with(|tables| {
             for device_id in condemned {
                 tables.free_directory(&self.platform, device_id);
@@ -251,7 +252,7 @@ impl<M: Mmio, P: Platform> Architecture for Riscv<M, P> {
 
     fn add_requester(&self, requester: Requester, pasid_bits: u8) -> Result<(), Error> {
         let device_id = self.device_id(requester)?;
-        if self.condemned.with(|condemned| condemned.contains(&device_id)) {
+        if self.condemned.any(|it| *it == device_id) {
             return Err(Error::Unit(UnitError::Stopped));
         }
         let platform = &self.platform;
@@ -276,7 +277,7 @@ impl<M: Mmio, P: Platform> Architecture for Riscv<M, P> {
         let forgotten = self.send(&[Command::IodirInvalDdt { did: Some(device_id) }]);
         match forgotten {
             Ok(()) => self.tables.with(|tables| tables.free_directory(platform, device_id)),
-            Err(_) => self.condemned.with(|condemned| condemned.push(device_id)),
+            Err(_) => self.condemned.push(device_id),
         }
         forgotten
     }

@@ -1,7 +1,6 @@
 //! Device and process directories (2.1, 2.2), as the driver keeps them.
 //!
-//! Only stores; what the unit must forget afterwards is [`super::Riscv`]'s concern. An entry is written from its last word
-//! to its first, which holds the valid bit, and taken away in the other order, so that the unit never sees half of one.
+//! Only stores; what the unit must forget afterwards is [`super::Riscv`]'s concern.
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -13,6 +12,7 @@ use portcullis_spec::riscv::{Command, DeviceContext, DeviceDirectoryEntry, Proce
 use portcullis_spec::{InterruptMessage, InterruptRoute, PagingFormat, Pasid, PhysAddr};
 
 use super::messages::{InterruptOptions, Messages};
+use crate::common::entries::store_entry;
 use crate::error::{Error, Feature};
 use crate::platform::Memory;
 
@@ -128,7 +128,7 @@ impl Tables {
         let at = self.device(memory, device_id)?;
         let count = words(self.capabilities.msi_flat());
         let context = self.messages.as_ref().map_or(context, |it| it.in_context(device_id, context));
-        put(memory, at, &context.encode()[..count], context.tc.v());
+        store_entry(memory, at, &context.encode()[..count], context.tc.v(), true);
         Ok(())
     }
 
@@ -238,7 +238,7 @@ impl Tables {
             ..DeviceContext::default()
         };
         let count = words(self.capabilities.msi_flat());
-        put(memory, at, &context.encode()[..count], true);
+        store_entry(memory, at, &context.encode()[..count], true, true);
         Ok(())
     }
 
@@ -280,7 +280,7 @@ impl Tables {
         context: ProcessContext,
     ) -> Result<(), Error> {
         let at = self.process(memory, device_id, pasid.map_or(0, Pasid::value))?;
-        put(memory, at, &context.encode(), context.ta.v());
+        store_entry(memory, at, &context.encode(), context.ta.v(), true);
         Ok(())
     }
 }
@@ -299,12 +299,6 @@ fn next(memory: &impl Memory, at: PhysAddr) -> Result<PhysAddr, Error> {
     let table = memory.allocate(PAGE, PAGE).ok_or(Error::OutOfMemory)?;
     memory.store64(at, DeviceDirectoryEntry::new().with_v(true).with_ppn(table.0 >> 12).into_bits());
     Ok(table)
-}
-
-/// Writes an entry: the word with the valid bit last where it is set, and first where it is taken away.
-fn put(memory: &impl Memory, at: PhysAddr, words: &[u64], valid: bool) {
-    let store = |index: usize| memory.store64(PhysAddr(at.0 + 8 * index as u64), words[index]);
-    if valid { (0..words.len()).rev().for_each(store) } else { (0..words.len()).for_each(store) }
 }
 
 /// Frees a directory page and, above the leaves, those that its entries lead to.

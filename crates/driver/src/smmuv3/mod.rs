@@ -20,7 +20,6 @@ mod streams;
 mod tables;
 
 use alloc::collections::BTreeMap;
-use alloc::vec::Vec;
 use core::time::Duration;
 
 use portcullis_spec::smmuv3::command::Command;
@@ -32,6 +31,7 @@ use portcullis_spec::{
 use crate::common::architecture::{
     Architecture, ContextError, FaultCounts, FaultRecord, FaultSignal, Features, Stages,
 };
+use crate::common::entries::Condemned;
 use crate::common::table::TableSpace;
 use crate::error::{Error, Feature, UnitError};
 use crate::platform::{Lock, Mmio, Platform};
@@ -74,7 +74,7 @@ impl Default for Options {
 }
 
 /// What the unit may still read although nobody uses it.
-enum Condemned {
+enum Unconfirmed {
     /// A block of `1 << .1` bytes.
     Block(PhysAddr, u8),
     /// The descriptors of a stream that is not known any more.
@@ -92,7 +92,7 @@ pub struct Smmuv3<M: Mmio, P: Platform> {
     events: P::Lock<EventQueue>,
     table: P::Lock<StreamTable>,
     streams: P::Lock<BTreeMap<u32, Stream>>,
-    condemned: P::Lock<Vec<Condemned>>,
+    condemned: Condemned<Unconfirmed, P>,
     recovery: Turn<P>,
 }
 
@@ -130,7 +130,7 @@ impl<M: Mmio, P: Platform> Smmuv3<M, P> {
             events: Lock::new(events),
             table: Lock::new(table),
             streams: Lock::new(BTreeMap::new()),
-            condemned: Lock::new(Vec::new()),
+            condemned: Condemned::new(),
             recovery: Turn::new(),
         };
         this.take_over().map_err(Error::Unit)?;
@@ -188,17 +188,13 @@ impl<M: Mmio, P: Platform> Smmuv3<M, P> {
         }
     }
 
-    fn condemn(&self, what: Condemned) {
-        self.condemned.with(|condemned| condemned.push(what));
-    }
-
     fn free_condemned(&self) {
         use portcullis_pagetable::TableAllocator as _;
         let space = self.space();
-        for what in self.condemned.with(core::mem::take) {
+        for what in self.condemned.take() {
             match what {
-                Condemned::Block(block, size_log2) => space.free(block, size_log2),
-                Condemned::Descriptors(_, descriptors) => descriptors.free(&space),
+                Unconfirmed::Block(block, size_log2) => space.free(block, size_log2),
+                Unconfirmed::Descriptors(_, descriptors) => descriptors.free(&space),
             }
         }
     }
@@ -218,8 +214,8 @@ impl<M: Mmio, P: Platform> Architecture for Smmuv3<M, P> {
     fn add_requester(&self, requester: Requester, pasid_bits: u8) -> Result<(), Error> {
         let streamid = self.streamid(requester)?;
         let is_condemned =
-            |what: &Condemned| matches!(what, Condemned::Descriptors(id, _) if *id == streamid);
-        if self.condemned.with(|condemned| condemned.iter().any(is_condemned)) {
+            |what: &Unconfirmed| matches!(what, Unconfirmed::Descriptors(id, _) if *id == streamid);
+        if self.condemned.any(is_condemned) {
             return Err(Error::Unit(UnitError::Stopped));
         }
         let space = self.space();
@@ -251,7 +247,7 @@ impl<M: Mmio, P: Platform> Architecture for Smmuv3<M, P> {
         if let Some(descriptors) = stream.descriptors {
             match forgotten {
                 Ok(()) => descriptors.free(&self.space()),
-                Err(_) => self.condemn(Condemned::Descriptors(streamid, descriptors)),
+                Err(_) => self.condemned.push(Unconfirmed::Descriptors(streamid, descriptors)),
             }
         }
         forgotten

@@ -8,7 +8,7 @@ use portcullis_spec::{Context, Pasid, PhysAddr, StageNumber, Unnumbered};
 use super::entries::INVALID;
 use super::live::{Entry, Plan, Words};
 use super::tables::{Exchange, Stream, load_entry, store, store_entry};
-use super::{Condemned, Smmuv3};
+use super::{Smmuv3, Unconfirmed};
 use crate::common::architecture::ContextError;
 use crate::error::{Error, Feature, UnitError};
 use crate::platform::{Lock, Mmio, Platform};
@@ -142,7 +142,7 @@ impl<M: Mmio, P: Platform> Smmuv3<M, P> {
         match (result, former, stream.descriptors) {
             (Ok(()), Some(former), Some(descriptors)) => descriptors.free_former(&space, former, false),
             (Err(ContextError::Uncertain(_)), Some(former), Some(descriptors)) => {
-                self.condemn(Condemned::Block(former, descriptors.block()));
+                self.condemned.push(Unconfirmed::Block(former, descriptors.block()));
             }
             (Err(ContextError::Refused(_)), former, Some(descriptors)) => {
                 // The entry leads where it led. The table that was to take the place of another is nobody's.
@@ -208,7 +208,7 @@ impl<M: Mmio, P: Platform> Smmuv3<M, P> {
                 match self.send(&[Command::CfgiCdAll { streamid }]) {
                     Ok(()) => descriptors.free_former(&space, former, true),
                     Err(error) => {
-                        self.condemn(Condemned::Block(former, LEAF_LOG2));
+                        self.condemned.push(Unconfirmed::Block(former, LEAF_LOG2));
                         return Err(ContextError::Uncertain(error));
                     }
                 }

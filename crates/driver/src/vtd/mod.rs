@@ -24,6 +24,7 @@ use portcullis_spec::{
 use crate::common::architecture::{
     Architecture, ContextError, FaultCounts, FaultRecord, FaultSignal, Features, Stages,
 };
+use crate::common::entries::Condemned;
 use crate::common::region::Device;
 use crate::error::{Error, Feature, UnitError};
 use crate::platform::{Lock, Mmio, Platform};
@@ -81,7 +82,7 @@ pub struct Vtd<M: Mmio, P: Platform> {
     tables: P::Lock<Tables>,
     interrupts: Option<interrupts::Table>,
     /// Requester IDs whose PASID directories the unit may still read.
-    condemned: P::Lock<alloc::vec::Vec<u16>>,
+    condemned: Condemned<u16, P>,
     recovery: Turn<P>,
 }
 
@@ -141,7 +142,7 @@ impl<M: Mmio, P: Platform> Vtd<M, P> {
             queue,
             tables: Lock::new(tables),
             interrupts,
-            condemned: Lock::new(alloc::vec::Vec::new()),
+            condemned: Condemned::new(),
             recovery: Turn::new(),
         };
         this.take_over().map_err(Error::Unit)?;
@@ -249,7 +250,7 @@ impl<M: Mmio, P: Platform> Vtd<M, P> {
     }
 
     fn free_condemned(&self) {
-        let condemned = self.condemned.with(core::mem::take);
+        let condemned = self.condemned.take();
         self.tables.with(|tables| {
             for requester_id in condemned {
                 tables.free_directory(&self.platform, requester_id);
@@ -272,7 +273,7 @@ impl<M: Mmio, P: Platform> Architecture for Vtd<M, P> {
     fn add_requester(&self, requester: Requester, pasid_bits: u8) -> Result<(), Error> {
         let sid = self.requester_id(requester)?;
         let platform = &self.platform;
-        if self.condemned.with(|condemned| condemned.contains(&sid)) {
+        if self.condemned.any(|it| *it == sid) {
             return Err(Error::Unit(UnitError::Stopped));
         }
         match self.mode {
@@ -317,7 +318,7 @@ impl<M: Mmio, P: Platform> Architecture for Vtd<M, P> {
                 ]);
                 match forgotten {
                     Ok(()) => self.tables.with(|tables| tables.free_directory(platform, sid)),
-                    Err(_) => self.condemned.with(|condemned| condemned.push(sid)),
+                    Err(_) => self.condemned.push(sid),
                 }
                 forgotten
             }

@@ -1,7 +1,6 @@
 //! Root, context and PASID tables (VT-d 3.4, 9.1 to 9.6), as the driver keeps them.
 //!
-//! Only stores; what the unit must forget afterwards is [`super::Vtd`]'s concern. An entry is written from its last word
-//! to its first, which holds the present bit, and taken away in the other order, so that the unit never sees half of one.
+//! Only stores; what the unit must forget afterwards is [`super::Vtd`]'s concern.
 
 use alloc::collections::BTreeMap;
 
@@ -14,6 +13,7 @@ use portcullis_spec::vtd::root::{ROOT_ENTRY_SIZE, RootEntryHalf};
 use portcullis_spec::{Pasid, PhysAddr};
 
 use super::Mode;
+use crate::common::entries::store_entry;
 use crate::error::{Error, Feature};
 use crate::platform::Memory;
 
@@ -116,7 +116,7 @@ impl Tables {
         entry: ContextEntry,
     ) -> Result<(), Error> {
         let at = self.context(memory, requester_id)?;
-        self.put(memory, at, &entry.encode());
+        store_entry(memory, at, &entry.encode(), true, self.coherent);
         Ok(())
     }
 
@@ -129,7 +129,7 @@ impl Tables {
     ) -> Result<(), Error> {
         let at = self.context(memory, requester_id)?;
         let entry = ContextEntry { low: ContextEntryLow::new().with_fpd(fpd), high: ContextEntryHigh::new() };
-        self.take(memory, at, &entry.encode());
+        store_entry(memory, at, &entry.encode(), false, self.coherent);
         Ok(())
     }
 
@@ -162,14 +162,14 @@ impl Tables {
                 .with_pasiddirptr(address.0 >> 12),
             ..ScalableContextEntry::default()
         };
-        self.put(memory, context, &entry.encode());
+        store_entry(memory, context, &entry.encode(), true, self.coherent);
         Ok(())
     }
 
     /// Scalable mode: takes a requester's context entry away. Its directory can be freed when the unit has forgotten it.
     pub(super) fn clear_directory(&mut self, memory: &impl Memory, requester_id: u16) {
         if let Ok(at) = self.context(memory, requester_id) {
-            self.take(memory, at, &ScalableContextEntry::default().encode());
+            store_entry(memory, at, &ScalableContextEntry::default().encode(), false, self.coherent);
         }
     }
 
@@ -222,7 +222,7 @@ impl Tables {
         entry: PasidEntry,
     ) -> Result<(), Error> {
         let at = self.pasid_entry(memory, requester_id, pasid)?;
-        self.put(memory, at, &entry.encode());
+        store_entry(memory, at, &entry.encode(), true, self.coherent);
         Ok(())
     }
 
@@ -236,24 +236,8 @@ impl Tables {
     ) -> Result<(), Error> {
         let at = self.pasid_entry(memory, requester_id, pasid)?;
         let entry = PasidEntry { word0: PasidEntry0::new().with_fpd(fpd), ..PasidEntry::default() };
-        self.take(memory, at, &entry.encode());
+        store_entry(memory, at, &entry.encode(), false, self.coherent);
         Ok(())
-    }
-
-    /// Writes an entry, the word with the present bit last.
-    fn put(&self, memory: &impl Memory, at: PhysAddr, words: &[u64]) {
-        for (index, word) in words.iter().enumerate().rev() {
-            memory.store64(PhysAddr(at.0 + 8 * index as u64), *word);
-        }
-        self.flush(memory, at, 8 * words.len() as u64);
-    }
-
-    /// Writes an entry that is not present, the word with the present bit first.
-    fn take(&self, memory: &impl Memory, at: PhysAddr, words: &[u64]) {
-        for (index, word) in words.iter().enumerate() {
-            memory.store64(PhysAddr(at.0 + 8 * index as u64), *word);
-        }
-        self.flush(memory, at, 8 * words.len() as u64);
     }
 
     fn flush(&self, memory: &impl Memory, at: PhysAddr, length: u64) {

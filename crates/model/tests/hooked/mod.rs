@@ -1,7 +1,7 @@
 //! Memory at whose accesses something else happens.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use portcullis_model::{GuestMemory, MemoryError, OwnedMemory};
@@ -75,4 +75,51 @@ impl GuestMemory for Hooked {
         }
         self.inner.compare_exchange64(address, current, new)
     }
+}
+
+/// Sets a flag when it goes, so that threads end even where their test fails.
+pub struct SetOnDrop<'a>(pub &'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Invariant 1 under load: devices write one value after another to an address that leads to one of two pages, which `exchange`
+/// exchanges and invalidates. What was left is not written any more once it has returned.
+pub fn nothing_is_written_to_what_was_left<W: FnMut(u64) -> bool + Send>(
+    rounds: u64,
+    writers: impl IntoIterator<Item = W>,
+    pages: [u64; 2],
+    get: impl Fn(u64) -> u64,
+    exchange: impl Fn(u64),
+) {
+    let (stop, writes) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        let _end = SetOnDrop(&stop);
+        for mut write in writers {
+            let (stop, writes) = (&stop, &writes);
+            scope.spawn(move || {
+                let mut value = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    value += 1;
+                    writes.fetch_add(write(value).into(), Ordering::Relaxed);
+                }
+            });
+        }
+        for round in 0..rounds {
+            // On a busy machine the devices are behind.
+            while writes.load(Ordering::Relaxed) <= round {
+                std::thread::yield_now();
+            }
+            let [old, new] = if round % 2 == 0 { pages } else { [pages[1], pages[0]] };
+            exchange(new);
+            let after = get(old);
+            for _ in 0..50 {
+                std::hint::spin_loop();
+                assert_eq!(get(old), after, "round {round}");
+            }
+        }
+    });
 }

@@ -62,18 +62,8 @@ impl Driving for RiscvDriver {
     }
 
     fn rules<M: Machine>(stages: Stages, machine: &M) -> Rules {
-        Rules {
-            // The lower half of Sv48, and all of Sv48x4.
-            limit: if stages == Stages::Second { 1 << 50 } else { 1 << 47 },
-            reserved: Vec::new(),
-            // W without R is reserved.
-            write_implies_read: true,
-            identity_sticks: false,
-            fetches_always: true,
-            data: machine.ram().data().0,
-            ram: machine.ram().base().0,
-            scripts: (0..machine.requesters().len()).map(|engine| machine.ram().script(engine).0).collect(),
-        }
+        // The lower half of Sv48, and all of Sv48x4. W without R is reserved.
+        Rules::on(machine, if stages == Stages::Second { 1 << 50 } else { 1 << 47 })
     }
 
     /// Where the directory refuses, QEMU records no address and no type; where page tables refuse, reads as writes.

@@ -51,15 +51,9 @@ impl Driving for Smmuv3Driver {
 
     fn rules<M: Machine>(stages: Stages, machine: &M) -> Rules {
         Rules {
-            limit: if stages == Stages::Two { 1 << 44 } else { 1 << 48 },
-            reserved: Vec::new(),
             // Stage 1 has no way to say write-only.
             write_implies_read: stages != Stages::Two,
-            identity_sticks: false,
-            fetches_always: true,
-            data: machine.ram().data().0,
-            ram: machine.ram().base().0,
-            scripts: (0..machine.requesters().len()).map(|engine| machine.ram().script(engine).0).collect(),
+            ..Rules::on(machine, if stages == Stages::Two { 1 << 44 } else { 1 << 48 })
         }
     }
 

@@ -44,20 +44,18 @@ impl Driving for VtdDriver {
     }
 
     fn rules<M: Machine>(mode: Mode, machine: &M) -> Rules {
+        let limit = match mode {
+            Mode::Legacy39 => 1 << 39,
+            Mode::Legacy48 => 1 << 48,
+            // 3.6: canonical addresses; the driver maps the lower half.
+            Mode::FirstStage48 => 1 << 47,
+        };
         Rules {
-            limit: match mode {
-                Mode::Legacy39 => 1 << 39,
-                Mode::Legacy48 => 1 << 48,
-                // 3.6: canonical addresses; the driver maps the lower half.
-                Mode::FirstStage48 => 1 << 47,
-            },
             reserved: vec![(0xfee0_0000, 0xfeef_ffff)],
             write_implies_read: mode == Mode::FirstStage48,
             identity_sticks: mode == Mode::FirstStage48,
             fetches_always: false,
-            data: machine.ram().data().0,
-            ram: machine.ram().base().0,
-            scripts: (0..machine.requesters().len()).map(|engine| machine.ram().script(engine).0).collect(),
+            ..Rules::on(machine, limit)
         }
     }
 
