@@ -211,3 +211,39 @@ fn where_only_stalls_are_there_contexts_must_stall() {
     let unit = Arc::new(machine);
     assert_eq!(unit.take_events().len(), 0);
 }
+
+/// STALL_MODEL 0b10: every fault of every stage stalls, with any granule, and is resumed or terminated as elsewhere.
+#[test]
+fn where_only_stalls_are_there_every_fault_stalls() {
+    let config = || Smmuv3Config { stall_model: StallModel::Stall, ..Smmuv3Config::full() };
+    let (mut machine, table) = stalling(config());
+    assert_eq!(machine.unit.read32(0) >> 24 & 3, 2);
+    machine.put(PAGE, 0x77);
+    let waiting = device(&machine, STREAM, 0x1000);
+    let stalled = tag(&events(&machine, 1)[0]);
+    machine.map(table, 0x1000, PAGE, S1 | USER);
+    resume(&machine, STREAM, stalled, 1);
+    assert_eq!(waiting.join().unwrap(), Ok(0x77));
+    // Stage 2 alone, whose S2S is set (bit 57), with granules of 64 KiB from level 3, and of 16 KiB: S2TG, S2T0SZ, S2SL0.
+    for (granule, bits, level) in [(1, 38, 0), (2, 40, 0)] {
+        let root = machine.allocate_aligned(0x8000);
+        let mut entry = Entry::new(0).stage2(root, 3).with(2, 1 << 57);
+        entry.0[2] =
+            entry.0[2] & !(0x3f << 32 | 3 << 38 | 3 << 46) | bits << 32 | level << 38 | granule << 46;
+        machine.stream(OTHER_STREAM, entry);
+        machine.forget();
+        let waiting = device(&machine, OTHER_STREAM, 0x1000);
+        let stalled = tag(&events(&machine, 1)[0]);
+        let page = PAGE & !0xffff;
+        machine.put(root, page | S2 | 3);
+        machine.put(page + 0x1000, 0x55 + granule);
+        resume(&machine, OTHER_STREAM, stalled, 1);
+        assert_eq!(waiting.join().unwrap(), Ok(0x55 + granule), "S2TG {granule}");
+    }
+    // CMD_STALL_TERM of the stream.
+    let waiting = device(&machine, STREAM, 0x9000);
+    tag(&events(&machine, 1)[0]);
+    machine.command(&[[0x45 | u64::from(STREAM) << 32, 0]]);
+    assert!(waiting.join().unwrap().is_err());
+    assert_eq!(machine.take_events().len(), 0);
+}
