@@ -467,7 +467,13 @@ pub(crate) fn walk_two_stages(
             }
         }
         let page = second(mapping.address, request)
-            .map_err(|refusal| Refusal { ipa: Some(mapping.address), ..refusal })?;
+            .map_err(|refusal| Refusal { ipa: Some(mapping.address), ..refusal });
+        // Who reaches an interrupt file has been translated too.
+        if let Err(refusal) = page
+            && refusal.detail != Detail::InterruptFile
+        {
+            return Err(refusal);
+        }
         for step in walk.steps() {
             let new =
                 flagged(format, *rules, StageNumber::First, step, write && step.level == mapping.level)?;
@@ -480,6 +486,7 @@ pub(crate) fn walk_two_stages(
                 continue 'attempt;
             }
         }
+        let page = page?;
         let first = PageTranslation {
             base: PhysAddr(mapping.address.0).align_down(1 << mapping.shift),
             shift: mapping.shift,

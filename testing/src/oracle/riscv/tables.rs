@@ -94,6 +94,10 @@ impl Shape {
         let leaf = if is_leaf && self.napot { napot } else { leaf };
         // V, R, W, X, U, A, D.
         let mut rights = 0xdf;
+        // The unit is to set A and D.
+        if self.flags {
+            rights &= !0xc0;
+        }
         if self.privileged && names == FIRST {
             rights &= !(1 << 4);
         }

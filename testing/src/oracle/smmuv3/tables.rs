@@ -141,17 +141,29 @@ const fn leaf(target: u64, level: u32) -> u64 {
 /// AF, inner shareable.
 const BOTH: u64 = 1 << 10 | 3 << 8;
 
-const fn first_style(big_endian: bool) -> Style {
+/// Rights of a leaf whose flags the unit is to set, where it may: AF, and dirty state through DBM.
+const fn clean(stage: Stage, rights: u64, clean: u64) -> u64 {
+    const DBM: u64 = 1 << 51;
+    match (stage.ha, stage.hd) {
+        (false, _) => rights,
+        (true, false) => rights & !(1 << 10),
+        (true, true) => (rights & !(1 << 10)) ^ clean | DBM,
+    }
+}
+
+const fn first_style(stage: Stage) -> Style {
     let names =
         ["stage 1, level 3", "stage 1, level 2", "stage 1, level 1", "stage 1, level 0", "stage 1, level -1"];
     // AP[1], nG.
-    Style { names, table, leaf, rights: BOTH | 1 << 6 | 1 << 11, big_endian }
+    let rights = clean(stage, BOTH | 1 << 6 | 1 << 11, 1 << 7);
+    Style { names, table, leaf, rights, big_endian: stage.big_endian }
 }
-const fn second_style(big_endian: bool) -> Style {
+const fn second_style(stage: Stage) -> Style {
     let names =
         ["stage 2, level 3", "stage 2, level 2", "stage 2, level 1", "stage 2, level 0", "stage 2, level -1"];
     // S2AP, MemAttr: normal memory.
-    Style { names, table, leaf, rights: BOTH | 3 << 6 | 0xf << 2, big_endian }
+    let rights = clean(stage, BOTH | 3 << 6 | 0xf << 2, 1 << 7);
+    Style { names, table, leaf, rights, big_endian: stage.big_endian }
 }
 
 /// ASID and VMID of every shape.
@@ -255,7 +267,7 @@ impl tables::Shape for Shape {
         if self.config.stage1() {
             let (at, pointer) = self.contexts(&mut builder);
             words[0] |= pointer | u64::from(self.s1fmt) << 4 | u64::from(self.cdmax) << 59;
-            let style = first_style(self.first.big_endian);
+            let style = first_style(self.first);
             let mut first = Radix::new(self.first.granule, self.first.levels(), self.first.bits, style);
             let root = first.root(&mut builder);
             builder.put_all(&CD, at, &self.context(root));
@@ -263,7 +275,7 @@ impl tables::Shape for Shape {
         }
         let end = builder.end();
         if self.config.stage2() {
-            let style = second_style(self.second.big_endian);
+            let style = second_style(self.second);
             let levels = self.second.concatenated_levels();
             let mut second = Radix::new(self.second.granule, levels, self.second.bits, style);
             let root = second.root(&mut builder);
