@@ -353,6 +353,8 @@ fn kill_amid_requests(mut service: Running, run: &[&str]) {
                 }
                 done.fetch_add(1, Ordering::Relaxed);
             }
+            // Whatever ended it: the service is killed now.
+            done.store(limit, Ordering::Relaxed);
         });
         service.again(run);
         let mut reached = BTreeMap::new();
