@@ -187,6 +187,7 @@ fn without_anyone_who_keeps_descriptors_everything_is_blocked() {
     )
     .expect("asked to end");
     service.child.wait().expect("ended");
+    assert!(!service.directory.path().join("socket.clients").exists());
     service.again(&RUN);
     assert_eq!(service.client().resume(None).unwrap_err().refusal(), Some("NoSuchClient"));
 }
@@ -296,6 +297,26 @@ fn a_killed_guests_manager_takes_up_what_the_host_kept() {
     assert!(Command::new(Operation::Read, 0x20_0000, 8, 0).send(&nic).is_err());
     drop(a);
     eventually("nothing is granted above", || listed().is_empty());
+}
+
+/// A record is its length and its kind, four bytes each: without the last, "the grants were made", nobody was told that they were.
+#[test]
+fn what_the_host_maps_beyond_the_ledger_is_taken_away() {
+    let (host, _folder, run) = guest();
+    let run = run.each_ref().map(String::as_str);
+    let mut service = Running::kept(&run);
+    let (mut a, nic, _memory, space, number) = client(&service, "nic0");
+    a.map(space, Some(number), vec![at(0x10_0000, 2, Access::READ)]).expect("mapped");
+    a.map(space, Some(number), vec![at(0x20_0000, 3, Access::READ)]).expect("mapped");
+    service.kill();
+    service.cut_ledger(8);
+    assert_eq!(dma(&nic, Operation::Read, 0x20_0000, 0).0, Outcome::Done, "the host had made it");
+    service.again(&run);
+    assert_eq!(dma(&nic, Operation::Read, 0x10_0000, 0).0, Outcome::Done);
+    assert_eq!(dma(&nic, Operation::Read, 0x20_0000, 0).0, Outcome::Refused);
+    let above = host.client().grants(&Default::default()).expect("a list").grants;
+    assert_eq!(above.iter().map(|grant| grant.iova).collect::<Vec<_>>(), [0x10_0000]);
+    service.client().resume(None).expect("resumed");
 }
 
 /// Kills the service again and again while a client asks it to map and unmap.

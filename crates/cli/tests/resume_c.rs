@@ -69,6 +69,8 @@ fn read(device: &OwnedFd, address: u64) -> Outcome {
 #[test]
 fn a_connection_has_back_what_it_had() {
     let mut service = Running::kept(&RUN);
+    // One without a device, which any other could be taken for.
+    let (lonely, _) = connect(&service);
     let (first, object) = connect(&service);
     let (second, other) = connect(&service);
     let memory = SharedMemory::new("test", 4 * PAGE).expect("memory");
@@ -84,6 +86,7 @@ fn a_connection_has_back_what_it_had() {
     // Each as itself, though both are this process.
     assert_eq!(portcullis_resume(second), 0, "{}", why());
     assert_eq!(portcullis_resume(first), 0, "{}", why());
+    assert_eq!(portcullis_resume(lonely), 0, "{}", why());
     assert_eq!(read(&nic, 0x10_0000), Outcome::Done);
     assert_eq!(map(first, object, &memory, 0x20_0000, 2), 0, "{}", why());
     assert_eq!(read(&nic, 0x20_0000), Outcome::Done);

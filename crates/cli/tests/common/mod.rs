@@ -58,6 +58,11 @@ impl Running {
         self.store.as_ref().map(Store::names).unwrap_or_default()
     }
 
+    /// Cuts the last bytes off the ledger that is kept for it.
+    pub(crate) fn cut_ledger(&self, bytes: u64) {
+        self.store.as_ref().expect("somebody keeps it").cut("state-", bytes);
+    }
+
     pub(crate) fn socket(&self) -> PathBuf {
         self.directory.path().join("socket")
     }

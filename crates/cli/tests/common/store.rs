@@ -52,6 +52,14 @@ impl Store {
         self.kept.lock().expect("nobody panicked").keys().cloned().collect()
     }
 
+    /// Cuts the last bytes off the file whose name begins so, of several the last.
+    pub(crate) fn cut(&self, name: &str, bytes: u64) {
+        let kept = self.kept.lock().expect("nobody panicked");
+        let (_, file) = kept.iter().rfind(|(kept, _)| kept.starts_with(name)).expect("it is kept");
+        let length = u64::try_from(rustix::fs::fstat(file).expect("a file").st_size).expect("a length");
+        rustix::fs::ftruncate(file, length - bytes).expect("cut");
+    }
+
     /// The program, with what is kept where it looks for it.
     pub(crate) fn command(&self, program: &str) -> Command {
         let kept = self.kept.lock().expect("nobody panicked");

@@ -92,11 +92,10 @@ impl Journal {
         }
     }
 
-    /// Takes up the records of earlier processes, oldest first, before any of its own; numbers go on after `last`. They are listed,
+    /// Takes up the records of earlier processes, oldest first, before any of its own; numbers go on after `last`, the highest. They are listed,
     /// and not counted: counts are since the start.
     pub fn take_up(&mut self, former: impl Iterator<Item = Record>, last: u64) {
         for record in former {
-            self.next = self.next.max(record.number.saturating_add(1));
             if self.ring.len() == self.capacity {
                 self.ring.pop_front();
             }
