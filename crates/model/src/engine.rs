@@ -193,9 +193,9 @@ pub trait Architecture: Send + Sync + 'static {
         bytes: u64,
     ) -> Result<(), Refusal>;
 
-    /// Whether requests under a context are plain: untranslated ones that neither ask for nor lead to an address that is
-    /// [special](Self::SPECIAL) are all admitted, [asked](Self::ask) for and [accepted](Self::accept) alike, if their access and privilege
-    /// are the same, whatever their address, which is also their input, and their length, unless that is 0.
+    /// Whether requests under a context are plain: untranslated ones for addresses that the tables reach, and that neither ask for nor
+    /// lead to one that is [special](Self::SPECIAL), are all admitted, [asked](Self::ask) for and [accepted](Self::accept) alike, if their
+    /// access and privilege are the same, whatever their address, which is also their input, and their length, unless that is 0.
     fn is_plain(&self, resolved: &Resolved<Self::Note>) -> bool;
 
     /// Whether [`count`](Self::count) wants to know of requests that cached translations serve.

@@ -287,6 +287,23 @@ fn a_translation_to_the_interrupt_range_is_lgn_4() {
 }
 
 #[test]
+fn the_interrupt_range_is_no_memory_however_much_is_cached_around_it() {
+    // VT-d 3.15, for what is asked for and for what it is translated to.
+    let mut machine = Machine::legacy();
+    let table = machine.allocate();
+    machine.attach(DEVICE, table, 1);
+    for (iova, output) in [(0x1000, PAGE), (0x2000, 0xfee0_0000), (0xfee0_1000, PAGE), (0xfef0_0000, PAGE)] {
+        machine.map(table, iova, output, RW);
+    }
+    for _ in 0..3 {
+        machine.read(DEVICE, 0x1000).unwrap();
+        machine.read(DEVICE, 0xfef0_0000).unwrap();
+        machine.refused(machine.read(DEVICE, 0x2000), 0xe);
+        machine.refused_silently(machine.read(DEVICE, 0xfee0_1000));
+    }
+}
+
+#[test]
 fn a_doubleword_write_to_the_interrupt_range_is_a_message() {
     // VT-d 3.15: such requests are no DMA, whatever the tables say; others to the range are refused.
     let mut machine = Machine::legacy();

@@ -22,7 +22,7 @@ mod tables;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, RwLock};
 
-use portcullis_pagetable::AnyFormat;
+use portcullis_pagetable::{AnyFormat, Format};
 use portcullis_spec::smmuv3::event::EventRecord;
 use portcullis_spec::{
     Access, Context, FaultReason, Iova, MemoryAttributes, PagingFormat, Pasid, PhysAddr, RequestType,
@@ -234,9 +234,11 @@ impl Architecture for Smmuv3 {
         Ok(())
     }
 
-    /// Unless addresses are cut or their size is checked.
+    /// Addresses with a top byte are beyond the tables. Where sizes are checked, the tables must not reach beyond them.
     fn is_plain(&self, resolved: &Resolved<Note>) -> bool {
-        !resolved.note.ignores_top_byte && resolved.note.bypass_bits.is_none()
+        let Some(bits) = resolved.note.bypass_bits else { return true };
+        let Context::OneStage { stage, .. } = &resolved.context else { return false };
+        self.format(stage.format, stage.rules, false).is_some_and(|format| format.input_bits() <= bits)
     }
 
     fn fault(
