@@ -59,17 +59,17 @@ fn start(architecture: &str, directory: &Path) -> PathBuf {
     };
     let clients = vec![client("a", ["accel0", "disk0"]), client("b", ["rogue0", "disk0"])];
     let settings = Settings {
-            socket: socket.clone(),
-            socket_mode: 0o600,
-            policies: Policies { clients, ..Policies::default() },
-            warnings: Vec::new(),
-            journal: 1 << 14,
-            disk: None,
-            events: None,
-            holders: None,
-            resume_within: std::time::Duration::from_secs(60),
-            connections: 16,
-        };
+        socket: socket.clone(),
+        socket_mode: 0o600,
+        policies: Policies { clients, ..Policies::default() },
+        warnings: Vec::new(),
+        journal: 1 << 14,
+        disk: None,
+        events: None,
+        holders: None,
+        resume_within: std::time::Duration::from_secs(60),
+        connections: 16,
+    };
     let (ready, is_ready) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         serve(core, settings, Inherited::default(), |_| {
