@@ -270,13 +270,11 @@ impl Architecture for Smmuv3 {
             self.stalls.wait_for_room(self.stall_max());
             return Release::Retry;
         };
-        if !self.stalls.is_released(tag) {
+        if self.stalls.announce(tag) {
             let mut event = record.event;
             event.syndrome = event.syndrome.with_stall(true).with_stag(tag);
-            // What software sees, it may resume at once.
-            self.stalls.recorded(tag, true);
             if !self.write_event(memory, &event, true) {
-                self.stalls.recorded(tag, false);
+                self.stalls.withdraw(tag);
                 self.retry_if_writable();
             }
         }

@@ -69,15 +69,21 @@ impl Stalls {
         }
     }
 
-    /// Whether `tag` has been released already.
-    pub(super) fn is_released(&self, tag: u16) -> bool {
-        self.table().stalled.get(&tag).is_none_or(|stalled| stalled.release.is_some())
+    /// The event of `tag` is about to be written, so that software may resume it as soon as it sees that. Not so where it is tried
+    /// again already: then nothing is to be written, for the tag would name a transaction that waits no longer.
+    pub(super) fn announce(&self, tag: u16) -> bool {
+        let mut table = self.table();
+        let Some(stalled) = table.stalled.get_mut(&tag).filter(|stalled| stalled.release.is_none()) else {
+            return false;
+        };
+        stalled.recorded = true;
+        true
     }
 
-    /// Whether the event of `tag` stands in the queue.
-    pub(super) fn recorded(&self, tag: u16, recorded: bool) {
+    /// The event of `tag` could not be written.
+    pub(super) fn withdraw(&self, tag: u16) {
         if let Some(stalled) = self.table().stalled.get_mut(&tag) {
-            stalled.recorded = recorded;
+            stalled.recorded = false;
         }
     }
 
@@ -118,5 +124,37 @@ impl Stalls {
     /// The event queue takes records again (7.2.1).
     pub(super) fn retry_unrecorded(&self) {
         self.release(Release::Retry, |_, stalled| !stalled.recorded);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::{Release, Stalls};
+    use crate::engine::Outcome;
+
+    /// 7.2.1: room in the queue lets those be tried again that have no record there, whether they were about to write one or not.
+    #[test]
+    fn what_is_tried_again_has_no_record_and_what_has_one_is_not_tried_again() {
+        let stalls = Stalls::default();
+        stalls.open(true);
+        let (early, late) = (stalls.enter(1, 8).unwrap(), stalls.enter(1, 8).unwrap());
+        assert!(stalls.announce(early));
+        stalls.retry_unrecorded();
+        assert!(!stalls.announce(late));
+        assert_eq!(stalls.wait(late), Release::Retry);
+        stalls.resume(1, early, Release::End(Outcome::ZeroAndIgnore));
+        assert_eq!(stalls.wait(early), Release::End(Outcome::ZeroAndIgnore));
+    }
+
+    #[test]
+    fn what_could_not_be_recorded_is_tried_again() {
+        let stalls = Stalls::default();
+        stalls.open(true);
+        let tag = stalls.enter(1, 8).unwrap();
+        assert!(stalls.announce(tag));
+        stalls.withdraw(tag);
+        stalls.resume(1, tag, Release::End(Outcome::Abort));
+        stalls.retry_unrecorded();
+        assert_eq!(stalls.wait(tag), Release::Retry);
     }
 }
