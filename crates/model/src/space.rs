@@ -3,7 +3,7 @@
 //! everyone shares who is translated by that.
 
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -91,7 +91,7 @@ pub struct Space {
     /// Where a nested space goes on.
     second: Option<Arc<Space>>,
     refusals: Refusals,
-    retained: Option<Retained>,
+    retained: Option<Box<Retained>>,
     /// Memory around the tables of the only or the second stage. The memory lives as long as the unit whose space this is.
     home: Option<HostStretch>,
 }
@@ -112,7 +112,7 @@ impl Space {
             Stages::One { only, .. } => Leaf::new(only),
             Stages::Two { first, .. } => Leaf::new(first),
         };
-        let retained = retaining.then(|| Retained::new(budget));
+        let retained = retaining.then(|| Box::new(Retained::new(budget)));
         let leaves = Leaves::new(second.is_some(), Arc::clone(budget));
         let home = match &key.stages {
             Stages::One { only: stage, .. } | Stages::Two { second: stage, .. } => {
@@ -466,7 +466,7 @@ impl Space {
 
 /// Refusals of 4 KiB pages, kept in caching mode alone.
 struct Refusals {
-    pages: Mutex<HashMap<u64, Refusal>>,
+    pages: Mutex<BTreeMap<u64, Refusal>>,
     count: AtomicUsize,
     /// Counts invalidations: a refusal found before one is not kept after it.
     generation: AtomicU64,
@@ -483,7 +483,7 @@ impl Refusals {
         }
     }
 
-    fn pages(&self) -> MutexGuard<'_, HashMap<u64, Refusal>> {
+    fn pages(&self) -> MutexGuard<'_, BTreeMap<u64, Refusal>> {
         self.pages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

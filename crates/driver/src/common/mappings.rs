@@ -25,7 +25,7 @@ pub(crate) struct Mappings<A: Architecture> {
     pub(super) features: TableFeatures,
     pub(super) flush: FlushPolicy,
     pub(super) dirty_tracking: bool,
-    pub(super) reserved: Vec<Region>,
+    pub(super) reserved: Box<[Region]>,
     pub(super) window: Option<(Iova, Iova)>,
     pub(super) addresses: Option<Box<<A::Platform as Platform>::Lock<IovaAllocator>>>,
     /// A handful.
@@ -79,7 +79,7 @@ impl<A: Architecture> Mappings<A> {
             features,
             flush: options.flush,
             dirty_tracking: options.dirty_tracking,
-            reserved,
+            reserved: reserved.into_boxed_slice(),
             window,
             addresses,
             regions: Lock::new(Vec::new()),
