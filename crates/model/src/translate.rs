@@ -463,7 +463,12 @@ pub(crate) fn walk_two_stages(
         // a flag can't be set is known when it is set, after the second stage.
         if !matches!(format, AnyFormat::X86(_)) {
             for step in walk.steps() {
-                flagged(format, *rules, StageNumber::First, step, write && step.level == mapping.level)?;
+                let new =
+                    flagged(format, *rules, StageNumber::First, step, write && step.level == mapping.level)?;
+                if new != step.raw {
+                    let root = step.level == format.top();
+                    table(step.at, TABLE_WRITE).map_err(|refusal| on_table(refusal, step.at, root, true))?;
+                }
             }
         }
         let page = second(mapping.address, request)

@@ -107,6 +107,24 @@ pub fn decide(unit: &Unit, memory: &impl Words, request: &Request) -> (Decision,
     (decision, walk.updates)
 }
 
+/// Where the second stage that `iohgatp` says leads the unit's own read of `address`; nothing where it refuses.
+pub fn guest_read(unit: &Unit, memory: &impl Words, tc: u64, iohgatp: u64, address: u64) -> Option<u64> {
+    let request =
+        Request { device_id: 0, process_id: None, privileged: false, address, access: Access::Read };
+    let mut walk = Walk { unit, memory, request: &request, disabled: false, updates: Vec::new() };
+    let second = Table {
+        root: bits(iohgatp, 43, 0) << 12,
+        levels: (bits(iohgatp, 63, 60) as u32).saturating_sub(5),
+        wide: true,
+        update_flags: bit(tc, 7),
+        big_endian: bit(u64::from(unit.fctl), 0),
+    };
+    match walk.second_stage(&second, address, Access::Read, true) {
+        Walked::To(address) => Some(address),
+        _ => None,
+    }
+}
+
 impl<M: Words> Walk<'_, M> {
     fn has(&self, capability: u32) -> bool {
         bit(self.unit.capabilities, capability)

@@ -4,7 +4,8 @@ use super::judge::{Recorded, Riscv};
 use super::tables::Shape;
 use crate::oracle::tables::bench::Outcome;
 use crate::oracle::tables::departures::{Departure, Evidence, never, nothing, with_faults};
-use crate::oracle::tables::{Case, Change, Layout, Shape as _, Word};
+use crate::oracle::tables::{Case, Change, Layout, Shape as _, Word, value};
+use crate::reference::riscv as reference;
 
 trait Known {
     /// Whether the specification asks for a record with this cause.
@@ -15,6 +16,10 @@ trait Known {
     fn has_processes(&self) -> bool;
     /// Whether some entry of the page tables is such.
     fn any_entry(&self, matches: fn(u64) -> bool) -> bool;
+    /// Whether the specification asks for a page fault or a guest-page fault.
+    fn refuses_a_page(&self) -> bool;
+    /// Whether this second stage leads the process directory's guest addresses to the same physical ones.
+    fn finds_processes_where_they_are(&self, iohgatp: u64) -> bool;
 }
 
 impl Known for Evidence<'_, Riscv> {
@@ -33,6 +38,17 @@ impl Known for Evidence<'_, Riscv> {
     fn any_entry(&self, matches: fn(u64) -> bool) -> bool {
         let is_entry = |word: &&Word| word.name.contains("stage, level");
         self.words.iter().filter(is_entry).any(|word| matches(word.value))
+    }
+    fn refuses_a_page(&self) -> bool {
+        [12, 13, 15, 20, 21, 23].iter().any(|cause| self.expects(*cause))
+    }
+    fn finds_processes_where_they_are(&self, iohgatp: u64) -> bool {
+        let tc = self.word("device context, tc");
+        let memory = |at: u64| Some(value(self.words, at));
+        let root = (self.word("device context, fsc") & ((1 << 44) - 1)) << 12;
+        let named = self.words.iter().filter(|word| word.name.starts_with("process"));
+        let mut addresses = named.map(|word| word.at).chain([root]);
+        addresses.all(|at| reference::guest_read(self.unit, &memory, tc, iohgatp, at) == Some(at))
     }
 }
 
@@ -174,14 +190,21 @@ pub const DEPARTURES: &[Departure<Riscv>] = &[
         what: "does not look at D, A and U of entries that lead to tables",
         section: "Privileged Specification, Sv39 (reserved for future standard use)",
         translate: nothing,
-        explains: |evidence| evidence.any_entry(|entry| entry & 0xf == 1 && entry & 0xd0 != 0),
+        explains: |evidence| {
+            evidence.refuses_a_page() && evidence.any_entry(|entry| entry & 0xf == 1 && entry & 0xd0 != 0)
+        },
         example: |layout| changed((3, 0), layout, &[("first stage, level 1", 1 << 7)]),
     },
     Departure {
         what: "takes bits 63:54 of page-table entries, reserved or N and PBMT, for bits of the address",
         section: "5.3 (Svnapot); Privileged Specification, Sv39, Svnapot, Svpbmt",
         translate: nothing,
-        explains: |evidence| evidence.any_entry(|entry| entry >> 54 != 0),
+        explains: |evidence| {
+            // What is reserved must refuse; N must take bits of the request's address.
+            let reserved = |entry: u64| entry & 1 == 1 && entry >> 54 != 0;
+            let napot = |entry: u64| entry & 1 == 1 && entry >> 63 == 1;
+            evidence.any_entry(if evidence.refuses_a_page() { reserved } else { napot })
+        },
         example: |layout| changed((3, 0), layout, &[("first stage, level 1", 1 << 57)]),
     },
     Departure {
@@ -223,7 +246,10 @@ pub const DEPARTURES: &[Departure<Riscv>] = &[
         what: "reads process directories at guest addresses as if these were physical",
         section: "2.3.2",
         translate: nothing,
-        explains: |evidence| evidence.has_processes() && evidence.word("device context, iohgatp") >> 60 != 0,
+        explains: |evidence| {
+            let second = evidence.word("device context, iohgatp");
+            evidence.has_processes() && second >> 60 != 0 && !evidence.finds_processes_where_they_are(second)
+        },
         example: |layout| {
             let shape = Shape { processes: 1, ..shape(0, 3) };
             // The process directory lies behind two levels of the device directory.
