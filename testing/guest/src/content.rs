@@ -45,3 +45,8 @@ pub fn sum(blocks: impl IntoIterator<Item = [u8; BLOCK]>) -> String {
     }
     format!("{sum:016x}")
 }
+
+/// A file that can be fetched over the machine's network, and what it says.
+pub const FILE: &str = "portcullis.txt";
+/// See [`FILE`].
+pub const FILE_TEXT: &str = "fetched over the network";

@@ -11,6 +11,7 @@ mod cases;
 mod client;
 mod edu;
 mod init;
+mod network;
 // The example that shows users how to drive a disk is what the cases drive theirs with.
 #[path = "../../../../crates/client/examples/nvme/driver.rs"]
 mod nvme;

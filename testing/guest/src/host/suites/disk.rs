@@ -13,7 +13,7 @@ const NAME: &str = "disk.img";
 /// Adds what the cases drive:
 /// - an NVMe disk, filled with [`content::original`];
 /// - `edu`, where that works on a root port of its own, so that it can be reset by its bus;
-/// - an e1000e;
+/// - an e1000e, with QEMU's own network behind it, where a file can be fetched;
 /// - two NVMe functions of one device, which nothing keeps apart: a group of two;
 /// - another `edu` behind a bridge to conventional PCI, together with a device that does nothing: a group that sends in the bridge's
 ///   name.
@@ -38,7 +38,7 @@ pub(super) fn add_devices(machine: &mut Machine, folder: &Path) -> Result<()> {
         "nvme,drive=disk,serial=portcullis",
         "pcie-root-port,id=port1,chassis=1,slot=1",
         edu,
-        "e1000e,romfile=",
+        "e1000e,romfile=,netdev=net",
         "nvme,drive=twin0,serial=twin0,addr=0x10.0,multifunction=on",
         "nvme,drive=twin1,serial=twin1,addr=0x10.1",
         "pcie-pci-bridge,id=bridge1",
@@ -48,7 +48,11 @@ pub(super) fn add_devices(machine: &mut Machine, folder: &Path) -> Result<()> {
     for device in devices {
         machine.devices.extend(["-device".to_owned(), device.to_owned()]);
     }
-    machine.devices.extend(["-nic".to_owned(), "none".to_owned()]);
+    let files = folder.join("files");
+    fs::create_dir_all(&files)?;
+    fs::write(files.join(content::FILE), content::FILE_TEXT)?;
+    let network = format!("user,id=net,ipv4=off,tftp={}", files.display());
+    machine.devices.extend(["-netdev".to_owned(), network]);
     Ok(())
 }
 

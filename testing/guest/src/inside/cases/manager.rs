@@ -15,6 +15,7 @@ use portcullis_guest::{TOLD_AFTER, content};
 use crate::canary::Canary;
 use crate::case::{Case, On, World};
 use crate::client::Remote;
+use crate::network;
 use crate::supervisor::{LOG, Starter, Supervisor};
 
 const fn case(name: &'static str, run: fn(&World) -> Result<()>) -> Case {
@@ -38,6 +39,10 @@ pub(crate) const CASES: &[Case] = &[
         killed_service_widens_nothing_and_takes_up_again,
     ),
     case("nothing_ungranted_is_reached_over_a_crash", nothing_ungranted_is_reached_over_a_crash),
+    case(
+        "network_card_is_taken_from_its_driver_and_works_again_after",
+        network_card_is_taken_from_its_driver_and_works_again_after,
+    ),
 ];
 
 /// The program, and the configuration of the service.
@@ -59,6 +64,8 @@ pub(super) struct Stage {
     pub(super) edu: String,
     nic: String,
     amd: bool,
+    /// The configuration gives the network card to the client that drives `edu`.
+    nic_is_given: bool,
     pub(super) supervisor: Box<dyn Starter>,
     /// The file of its configuration, and what stands there beside who may have what.
     configuration: &'static str,
@@ -97,6 +104,7 @@ impl Stage {
             edu: function(0x1234, 0x11e8)?,
             nic: function(0x8086, 0x10d3)?,
             amd: world.machine.starts_with("amd"),
+            nic_is_given: false,
             supervisor,
             configuration,
             more,
@@ -113,10 +121,11 @@ impl Stage {
     pub(super) fn configure(&self, accept: bool) -> Result<()> {
         let accepted = if accept && self.amd { "\"ivhd0\"" } else { "" };
         let (disk, edu) = (&self.disk, &self.edu);
+        let nic = if self.nic_is_given { format!(", \"{}\"", self.nic) } else { String::new() };
         let text = format!(
             "[service]\nbackend = \"vfio\"\n\n[accept]\nunsafe-interrupts = [{accepted}]\n\n\
              [[client]]\nname = \"{DISK_CLIENT}\"\nusers = [{DISK_USER}]\ndevices = [\"{disk}\"]\n\n\
-             [[client]]\nname = \"{EDU_CLIENT}\"\nusers = [{EDU_USER}]\ndevices = [\"{edu}\"]\n\n{}",
+             [[client]]\nname = \"{EDU_CLIENT}\"\nusers = [{EDU_USER}]\ndevices = [\"{edu}\"{nic}]\n\n{}",
             self.more
         );
         Ok(fs::write(self.configuration, text)?)
@@ -558,4 +567,42 @@ pub(super) fn nothing_ungranted_is_reached(stage: &mut Stage) -> Result<()> {
     drop(lab);
     eventually("the device is given back", || Ok(driver(&stage.edu).is_none()))?;
     canary.look()
+}
+
+/// The card of a host's network: left alone unless the configuration gives it away, then taken from its driver, and working again once
+/// it is let go. The kernel of Intel's machines has no driver for it.
+fn network_card_is_taken_from_its_driver_and_works_again_after(world: &World) -> Result<()> {
+    let mut stage = Stage::without_service(world)?;
+    let before = driver(&stage.nic);
+    ensure!(!stage.amd || before.as_deref() == Some("e1000e"), "{before:?}");
+    let works = |when: &str, nic: &str| match before {
+        Some(_) => network::fetches(nic).with_context(|| format!("the network {when}")),
+        None => Ok(()),
+    };
+    works("before", &stage.nic)?;
+    stage.start(true)?;
+    let mut client = stage.remote(EDU_USER)?;
+    let refused = client.refused(&format!("claim {}", stage.nic))?;
+    ensure!(refused.name == "NotPermitted", "{refused:?}");
+    ensure!(driver(&stage.nic) == before, "it was taken all the same");
+    works("beside a refusal", &stage.nic)?;
+    drop(client);
+    stage.supervisor.stop()?;
+    stage.nic_is_given = true;
+    stage.start(true)?;
+    let mut client = stage.remote(EDU_USER)?;
+    client.ask(&format!("claim {}", stage.nic))?;
+    ensure!(driver(&stage.nic).as_deref() == Some("vfio-pci"), "{:?}", driver(&stage.nic));
+    ensure!(network::interface(&stage.nic).is_none(), "the host still has its interface");
+    let devices = Client::connect(None)?.devices(Some(&stage.nic))?;
+    ensure!(devices[0].holder.as_deref() == Some(EDU_CLIENT) && devices[0].driver == before, "{devices:?}");
+    // While the client has the card's descriptor, the driver cannot have it back.
+    drop(client);
+    eventually("the driver is back", || Ok(driver(&stage.nic) == before))?;
+    works("after its client went", &stage.nic)?;
+    let mut client = stage.remote(EDU_USER)?;
+    client.ask(&format!("claim {}", stage.nic))?;
+    client.kill()?;
+    eventually("the driver is back", || Ok(driver(&stage.nic) == before))?;
+    works("after its client was killed", &stage.nic)
 }
