@@ -10,7 +10,7 @@
 //! still see the old one are inside the gate, and a drain waits for them.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU8;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::gate::{Gate, Presence};
@@ -32,10 +32,8 @@ struct Table {
     slots: Box<[AtomicWord]>,
     /// The last of them.
     mask: u64,
-    /// A byte of each region that was walked to and is not kept yet. Hints: whoever loses one walks once more.
-    touched: Box<[AtomicU8]>,
-    /// Changes when everything is forgotten, and with it all hints.
-    era: AtomicU8,
+    /// Whether a region of each slot was walked to since everything was forgotten. Hints: whoever loses one walks once more.
+    touched: Box<[AtomicBool]>,
     /// Where there is a stage behind this one: through which of its pages the tables were reached.
     through: Option<Pages>,
     bits: u32,
@@ -59,8 +57,7 @@ impl Table {
             Arc::new(Self {
                 slots: (0..count).map(|_| AtomicWord::new(Word::empty(0))).collect(),
                 mask: count as u64 - 1,
-                touched: (0..count).map(|_| AtomicU8::new(0)).collect(),
-                era: AtomicU8::new(0),
+                touched: (0..count).map(|_| AtomicBool::new(false)).collect(),
                 through: nested.then(|| Pages::new(count)),
                 bits,
                 version: AtomicU64::new(1),
@@ -79,15 +76,15 @@ impl Table {
         (self.slots.get(index as usize), tag)
     }
 
-    /// Whether the region was walked to before, as far as is known; from now on it was.
+    /// Whether some region of its slot was walked to before, as far as is known; from now on one was. That another was is enough: then
+    /// more regions are in use than there are slots, and what is never kept would never make the table grow.
     fn was_touched(&self, region: u64) -> bool {
         if cfg!(all(loom, test)) {
             return true;
         }
         let Some(touched) = self.touched.get(region as usize & (self.slots.len() - 1)) else { return true };
-        let mark = (region >> self.bits) as u8 ^ self.era.load(Relaxed) | 0x80;
-        touched.load(Relaxed) == mark || {
-            touched.store(mark, Relaxed);
+        touched.load(Relaxed) || {
+            touched.store(true, Relaxed);
             false
         }
     }
@@ -99,7 +96,9 @@ impl Table {
     fn clear(&self, first: u64, last: u64) {
         let empty = Word::empty(self.next_version());
         if last - first >= self.slots.len() as u64 {
-            self.era.fetch_add(1, Relaxed);
+            for touched in &self.touched {
+                touched.store(false, Relaxed);
+            }
             if let Some(through) = &self.through {
                 through.reset();
             }
@@ -167,8 +166,8 @@ impl Pages {
 /// The leaf cache of one stage of one space.
 pub(crate) struct Leaves {
     table: Rcu<Table>,
-    /// The region that was walked to last while there was no table, and one.
-    touched: std::sync::atomic::AtomicU64,
+    /// Whether any region was walked to while there was no table.
+    touched: AtomicBool,
     /// Whether another stage stands behind, which translates the addresses of this one's tables.
     nested: bool,
     budget: Arc<Budget>,
@@ -204,7 +203,7 @@ impl Place<'_> {
 impl Leaves {
     /// `nested` says that another stage stands behind.
     pub(crate) fn new(nested: bool, budget: Arc<Budget>) -> Self {
-        Self { table: Rcu::default(), touched: 0.into(), nested, budget }
+        Self { table: Rcu::default(), touched: AtomicBool::new(false), nested, budget }
     }
 
     /// Where the leaf entries of a region lie, if that is known.
@@ -221,8 +220,8 @@ impl Leaves {
         slot?.load().page_of(tag, kind)
     }
 
-    /// The slot for a region, to be filled after a walk that begins now. `None` where there is no room, and where the region was not
-    /// walked to before: what is used once is not worth the exchange, which takes longer than a walk.
+    /// The slot for a region, to be filled after a walk that begins now. `None` where there is no room, and where no region of the slot
+    /// was walked to before: what is used once is not worth the exchange, which takes longer than a walk.
     pub(crate) fn observe<'a>(
         &'a self,
         region: u64,
@@ -231,7 +230,7 @@ impl Leaves {
     ) -> Option<Place<'a>> {
         let table = match self.table.load(inside) {
             Some(table) => table,
-            None if self.touched.swap(region + 1, Relaxed) != region + 1 && !cfg!(all(loom, test)) => {
+            None if !self.touched.swap(true, Relaxed) && !cfg!(all(loom, test)) => {
                 return None;
             }
             None => self.grow(None, FIRST_BITS, inside, gate)?,

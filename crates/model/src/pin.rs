@@ -52,6 +52,11 @@ impl Pins {
         if self.count.iter().all(|count| count.load(Ordering::Acquire) == 0) {
             return;
         }
+        self.turn_over();
+    }
+
+    /// Makes newcomers count on the other side, and waits until this one is empty.
+    pub(crate) fn turn_over(&self) {
         let _turn = locked(&self.draining);
         fence(Ordering::SeqCst);
         let side = self.side.load(Ordering::Relaxed) & 1;
