@@ -43,11 +43,12 @@ fn round<M: Mmio, P: Platform>(
     let first = u16::from(fsts.fri());
     for step in 0..number {
         let index = (first + step) % number;
-        let raw = registers.fault_record(cap, index);
-        let record = Record::decode(raw);
-        if !record.high.f() {
+        // F first: a register that is filled while it is read holds halves of two records, and the first time a source of zero.
+        if !Record::decode(registers.fault_record(cap, index)).high.f() {
             continue;
         }
+        let raw = registers.fault_record(cap, index);
+        let record = Record::decode(raw);
         registers.clear_fault_record(cap, index);
         counts.read += 1;
         match record.to_fault(segment) {
