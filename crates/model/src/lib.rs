@@ -70,6 +70,7 @@ pub mod space;
 pub mod state;
 mod sync;
 pub mod translate;
+pub mod unit;
 pub mod vtd;
 mod word;
 
@@ -83,3 +84,4 @@ pub use memory::{PortMemory, VmMemory};
 pub use port::Port;
 pub use registers::Registers;
 pub use state::StateError;
+pub use unit::{Model, Unit};

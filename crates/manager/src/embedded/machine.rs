@@ -6,15 +6,15 @@ use std::sync::Arc;
 
 use portcullis_driver::FaultSignal;
 use portcullis_driver::common::architecture::Architecture as Driver;
-use portcullis_model::engine::Architecture as Model;
-use portcullis_model::{AccessError, GuestMemory, InterruptSink, Port};
-use portcullis_spec::{InterruptRoute, Iova, Pasid, Requester};
+use portcullis_model::engine::Architecture;
+use portcullis_model::{AccessError, GuestMemory, InterruptSink, Model, Port, Unit};
+use portcullis_spec::{InterruptRoute, Iova, Requester};
 
 use super::{EmbeddedError, Host};
 use crate::inventory::UnitKind;
 
 /// An architecture that has both sides.
-pub trait Machine: Sized + Send + Sync + 'static {
+pub trait Machine: 'static {
     /// What people call it: `vtd`.
     const NAME: &'static str;
     /// Its kind.
@@ -28,7 +28,7 @@ pub trait Machine: Sized + Send + Sync + 'static {
 
     /// What can be chosen.
     type Options: Default + Clone;
-    /// The architecture's part of the model, for ports.
+    /// The architecture's part of the model.
     type Model: Model;
     /// The architecture's part of the driver.
     type Driver: Driver<Platform = Arc<Host>> + Send + Sync;
@@ -42,11 +42,7 @@ pub trait Machine: Sized + Send + Sync + 'static {
         memory: Arc<dyn GuestMemory>,
         signals: Arc<dyn InterruptSink>,
         host: Arc<Host>,
-    ) -> Result<(Self, Self::Driver), EmbeddedError>;
-
-    /// Faults since the start of which the unit kept no record. To software an overflowed unit says only that at least one is gone;
-    /// its model counts them.
-    fn unrecorded(&self) -> u64;
+    ) -> Result<(Unit<Self::Model>, Self::Driver), EmbeddedError>;
 
     /// How vector `vector` of the device with this number goes to the machine's interrupt controller, and the address and data with
     /// which it arrives there; nothing where the machine has no controller that the unit's driver could lead it to.
@@ -57,8 +53,8 @@ pub trait Machine: Sized + Send + Sync + 'static {
     /// The requester that the unit sees for the device with this number.
     fn requester(number: u16) -> Requester;
 
-    /// A port of the model.
-    fn port(&self, requester: Requester, pasid: Option<Pasid>) -> Port<Self::Model>;
+    /// What the model calls a requester.
+    fn id(requester: Requester) -> <Self::Model as Model>::RequesterId;
 }
 
 /// A device's way to memory, whatever the architecture.
@@ -68,7 +64,7 @@ pub(super) trait Reach: Send + Sync {
     fn another(&self) -> Box<dyn Reach>;
 }
 
-impl<M: Model> Reach for Port<M> {
+impl<A: Architecture> Reach for Port<A> {
     fn read(&self, address: Iova, buffer: &mut [u8]) -> Result<(), AccessError> {
         Port::read(self, address, buffer)
     }

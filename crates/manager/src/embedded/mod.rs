@@ -124,7 +124,7 @@ impl InterruptSink for Signals {
 /// One unit with everything behind it. Every device is blocked until it is attached.
 pub struct Embedded<M: Machine = VtdMachine> {
     bus: Arc<Bus>,
-    machine: M,
+    model: portcullis_model::Unit<M::Model>,
     unit: Unit<M::Driver>,
     signals: Arc<Signals>,
 }
@@ -160,11 +160,11 @@ impl<M: Machine> Embedded<M> {
         let signals =
             Arc::new(Signals { devices: interrupts, faults: Mutex::new(false), changed: Condvar::new() });
         let host = Arc::new(Host::new(bus.clone()));
-        let (machine, driver) = M::build(options, bus.clone(), signals.clone(), host)?;
+        let (model, driver) = M::build(options, bus.clone(), signals.clone(), host)?;
         let unit = Unit::new(driver);
         unit.signal_faults(Some(M::FAULT_SIGNAL));
         unit.enable()?;
-        Ok(Self { bus, machine, unit, signals })
+        Ok(Self { bus, model, unit, signals })
     }
 
     /// The unit: devices are added and attached here, domains made, faults read.
@@ -175,8 +175,8 @@ impl<M: Machine> Embedded<M> {
 
     /// The architecture's own side.
     #[must_use]
-    pub const fn machine(&self) -> &M {
-        &self.machine
+    pub const fn model(&self) -> &portcullis_model::Unit<M::Model> {
+        &self.model
     }
 
     /// The simulated physical memory.
@@ -234,7 +234,7 @@ impl<M: Machine> Embedded<M> {
     /// A device's DMA, with a PASID or none.
     #[must_use]
     pub fn engine(&self, device: impl Into<Requester>, pasid: Option<Pasid>) -> Engine {
-        Engine { port: Box::new(self.machine.port(device.into(), pasid)) }
+        Engine { port: Box::new(self.model.port(M::id(device.into()), pasid)) }
     }
 
     /// Waits until the unit has said that faults wait, at most `timeout`. Whether it has.

@@ -44,7 +44,8 @@ impl<M: Machine> ViolationSource for Refused<M> {
             });
         });
         self.more = counts.more;
-        let unrecorded = self.platform.machine().unrecorded();
+        // To software an overflowed unit says only that at least one is gone; its model counts them.
+        let unrecorded = self.platform.model().unrecorded_faults();
         let lost = unrecorded - std::mem::replace(&mut self.unrecorded, unrecorded);
         Ok(lost + counts.unknown)
     }

@@ -6,8 +6,8 @@ use portcullis_driver::FaultSignal;
 use portcullis_driver::riscv as driver;
 use portcullis_model::riscv::config::RiscvConfig;
 use portcullis_model::riscv::{Riscv, RiscvUnit};
-use portcullis_model::{GuestMemory, InterruptSink, Port};
-use portcullis_spec::{Pasid, Requester};
+use portcullis_model::{GuestMemory, InterruptSink};
+use portcullis_spec::Requester;
 
 use super::registers::UnitRegisters;
 use super::{EmbeddedError, Host, Machine};
@@ -28,15 +28,7 @@ impl Default for RiscvOptions {
 }
 
 /// A RISC-V IOMMU unit.
-pub struct RiscvMachine(RiscvUnit);
-
-impl RiscvMachine {
-    /// The model that plays the unit.
-    #[must_use]
-    pub const fn model(&self) -> &RiscvUnit {
-        &self.0
-    }
-}
+pub struct RiscvMachine;
 
 impl Machine for RiscvMachine {
     const NAME: &'static str = "riscv";
@@ -54,23 +46,19 @@ impl Machine for RiscvMachine {
         memory: Arc<dyn GuestMemory>,
         signals: Arc<dyn InterruptSink>,
         host: Arc<Host>,
-    ) -> Result<(Self, Self::Driver), EmbeddedError> {
+    ) -> Result<(RiscvUnit, Self::Driver), EmbeddedError> {
         let model = RiscvUnit::new(options.unit, memory, signals)?;
         // 4096 records, so that one device's do not crowd out another's before they are read.
         let options = driver::Options { fault_queue_size: 5, ..driver::Options::default() };
         let driver = driver::Riscv::start(UnitRegisters(model.clone()), host, options)?;
-        Ok((Self(model), driver))
-    }
-
-    fn unrecorded(&self) -> u64 {
-        self.0.unrecorded_faults()
+        Ok((model, driver))
     }
 
     fn requester(number: u16) -> Requester {
         Requester::Device(number.into())
     }
 
-    fn port(&self, requester: Requester, pasid: Option<Pasid>) -> Port<Riscv> {
-        self.0.port(requester.index(), pasid)
+    fn id(requester: Requester) -> u32 {
+        requester.index()
     }
 }

@@ -6,8 +6,8 @@ use portcullis_driver::FaultSignal;
 use portcullis_driver::smmuv3 as driver;
 use portcullis_model::smmuv3::config::Smmuv3Config;
 use portcullis_model::smmuv3::{Smmuv3, Smmuv3Unit};
-use portcullis_model::{GuestMemory, InterruptSink, Port};
-use portcullis_spec::{Pasid, Requester};
+use portcullis_model::{GuestMemory, InterruptSink};
+use portcullis_spec::Requester;
 
 use super::registers::UnitRegisters;
 use super::{EmbeddedError, Host, Machine};
@@ -28,15 +28,7 @@ impl Default for Smmuv3Options {
 }
 
 /// An SMMUv3 unit.
-pub struct Smmuv3Machine(Smmuv3Unit);
-
-impl Smmuv3Machine {
-    /// The model that plays the unit.
-    #[must_use]
-    pub const fn model(&self) -> &Smmuv3Unit {
-        &self.0
-    }
-}
+pub struct Smmuv3Machine;
 
 impl Machine for Smmuv3Machine {
     const NAME: &'static str = "smmuv3";
@@ -54,23 +46,19 @@ impl Machine for Smmuv3Machine {
         memory: Arc<dyn GuestMemory>,
         signals: Arc<dyn InterruptSink>,
         host: Arc<Host>,
-    ) -> Result<(Self, Self::Driver), EmbeddedError> {
+    ) -> Result<(Smmuv3Unit, Self::Driver), EmbeddedError> {
         let model = Smmuv3Unit::new(options.unit, memory, signals)?;
         // 4096 events, so that one device's do not crowd out another's before they are read.
         let options = driver::Options { event_queue_size: 5, ..driver::Options::default() };
         let driver = driver::Smmuv3::start(UnitRegisters(model.clone()), host, options)?;
-        Ok((Self(model), driver))
-    }
-
-    fn unrecorded(&self) -> u64 {
-        self.0.unrecorded_faults()
+        Ok((model, driver))
     }
 
     fn requester(number: u16) -> Requester {
         Requester::Stream(number.into())
     }
 
-    fn port(&self, requester: Requester, pasid: Option<Pasid>) -> Port<Smmuv3> {
-        self.0.port(requester.index(), pasid)
+    fn id(requester: Requester) -> u32 {
+        requester.index()
     }
 }

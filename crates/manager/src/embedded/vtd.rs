@@ -6,11 +6,9 @@ use portcullis_driver::FaultSignal;
 use portcullis_driver::vtd::{self, InterruptOptions, Mode};
 use portcullis_model::vtd::config::VtdConfig;
 use portcullis_model::vtd::{Vtd, VtdUnit};
-use portcullis_model::{GuestMemory, InterruptSink, Port};
+use portcullis_model::{GuestMemory, InterruptSink};
 use portcullis_spec::vtd::interrupt::message;
-use portcullis_spec::{
-    DeliveryMode, DestinationMode, InterruptRoute, Pasid, PciAddress, Requester, TriggerMode,
-};
+use portcullis_spec::{DeliveryMode, DestinationMode, InterruptRoute, PciAddress, Requester, TriggerMode};
 
 use super::registers::UnitRegisters;
 use super::{EmbeddedError, Host, Machine};
@@ -38,15 +36,7 @@ impl Default for VtdOptions {
 }
 
 /// A VT-d unit, on segment 0 unless its configuration says otherwise.
-pub struct VtdMachine(VtdUnit);
-
-impl VtdMachine {
-    /// The model that plays the unit.
-    #[must_use]
-    pub const fn model(&self) -> &VtdUnit {
-        &self.0
-    }
-}
+pub struct VtdMachine;
 
 impl Machine for VtdMachine {
     const NAME: &'static str = "vtd";
@@ -64,7 +54,7 @@ impl Machine for VtdMachine {
         memory: Arc<dyn GuestMemory>,
         signals: Arc<dyn InterruptSink>,
         host: Arc<Host>,
-    ) -> Result<(Self, Self::Driver), EmbeddedError> {
+    ) -> Result<(VtdUnit, Self::Driver), EmbeddedError> {
         let VtdOptions { unit, mode } = options;
         let (segment, host_address_bits) = (unit.segment, unit.host_address_bits);
         let interrupts =
@@ -73,11 +63,7 @@ impl Machine for VtdMachine {
         let options =
             vtd::Options { segment, host_address_bits, mode, interrupts, ..vtd::Options::default() };
         let driver = vtd::Vtd::start(UnitRegisters(model.clone()), host, options)?;
-        Ok((Self(model), driver))
-    }
-
-    fn unrecorded(&self) -> u64 {
-        self.0.unrecorded_faults()
+        Ok((model, driver))
     }
 
     /// A processor for each device.
@@ -98,7 +84,7 @@ impl Machine for VtdMachine {
         PciAddress { segment: 0, requester_id: number }.into()
     }
 
-    fn port(&self, requester: Requester, pasid: Option<Pasid>) -> Port<Vtd> {
-        self.0.port(requester.index() as u16, pasid)
+    fn id(requester: Requester) -> u16 {
+        requester.index() as u16
     }
 }

@@ -33,7 +33,7 @@ impl Debug {
 
 /// Software writes one of the registers; the low half of `tr_req_ctl` holds Go/Busy.
 pub(super) fn write32(unit: &RiscvUnit, at: u64, value: u32) {
-    let mut debug = locked(&unit.riscv().debug);
+    let mut debug = locked(&unit.model().debug);
     match at & !7 {
         offset::TR_REQ_IOVA => {
             put_half(&mut debug.iova, at, value);

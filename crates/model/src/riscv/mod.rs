@@ -28,7 +28,7 @@ use portcullis_spec::{
 };
 
 use crate::contexts::Resolved;
-use crate::engine::{Admission, Architecture, Asked, Engine, Event, Outcome, Report};
+use crate::engine::{Admission, Architecture, Asked, Event, Outcome, Report};
 use crate::interrupt::{InterruptSink, Message, Undelivered};
 use crate::memory::{Addressable, GuestMemory};
 use crate::plain::Block;
@@ -37,6 +37,7 @@ use crate::refusal::Refusal;
 use crate::state::locked;
 use crate::sync::Apart;
 use crate::translate::PageTranslation;
+use crate::unit::{Model, Unit};
 use config::{ConfigError, RiscvConfig};
 use counters::{Counters, Ids};
 use debug::Debug;
@@ -47,11 +48,8 @@ use msi::{MsiEntries, MsiTable};
 use queue::Queue;
 pub use state::RiscvState;
 
-/// A RISC-V IOMMU. Clones are the same unit.
-#[derive(Clone)]
-pub struct RiscvUnit {
-    engine: Arc<Engine<Riscv>>,
-}
+/// A RISC-V IOMMU. After reset nothing passes, or everything, as the configuration says.
+pub type RiscvUnit = Unit<Riscv>;
 
 /// A device's way to memory through a RISC-V IOMMU.
 pub type RiscvPort = Port<Riscv>;
@@ -82,19 +80,19 @@ pub struct Riscv {
     events: Apart<Mutex<Events>>,
 }
 
-impl RiscvUnit {
-    /// A unit after reset: nothing passes, or everything, as the configuration says.
-    ///
-    /// # Errors
-    /// Where the configuration contradicts itself.
-    pub fn new(
+impl Model for Riscv {
+    type Config = RiscvConfig;
+    type ConfigError = ConfigError;
+    type RequesterId = u32;
+
+    fn build(
         config: RiscvConfig,
         memory: Arc<dyn GuestMemory>,
         sink: Arc<dyn InterruptSink>,
-    ) -> Result<Self, ConfigError> {
+    ) -> Result<(Self, Arc<dyn GuestMemory>), ConfigError> {
         let capabilities = config.capabilities()?;
         let memory = Addressable::limit(memory, config.physical_bits);
-        let riscv = Riscv {
+        let riscv = Self {
             capabilities,
             sink,
             memory: Arc::clone(&memory),
@@ -110,40 +108,23 @@ impl RiscvUnit {
             events: Apart(Mutex::new(config.initial_events())),
             config,
         };
-        Ok(Self { engine: Arc::new(Engine::new(riscv, memory)) })
+        Ok((riscv, memory))
     }
 
-    /// Keeps whole translations until they are invalidated, as hardware may, so that what software forgets to invalidate
-    /// shows: for simulators and tests. To be called before the unit is used.
-    pub fn retain_translations(&self) {
-        self.engine.retain_translations();
-        self.riscv().msi_entries.retain();
+    fn config(&self) -> &RiscvConfig {
+        &self.config
     }
 
-    /// What the unit was built with.
-    #[must_use]
-    pub fn config(&self) -> &RiscvConfig {
-        &self.engine.architecture.config
+    fn requester(&self, id: u32) -> Requester {
+        Requester::Device(id & 0xff_ffff)
     }
 
-    /// A port for the device with this ID, of which 24 bits count.
-    #[must_use]
-    pub fn port(&self, device_id: u32, pasid: Option<Pasid>) -> RiscvPort {
-        Port::new(Arc::clone(&self.engine), Requester::Device(device_id & 0xff_ffff), pasid)
+    fn unrecorded_faults(&self) -> u64 {
+        locked(&self.events).unrecorded
     }
 
-    /// Faults since reset of which the fault queue has no record: software sees `fqcsr.fqof` only.
-    #[must_use]
-    pub fn unrecorded_faults(&self) -> u64 {
-        locked(&self.riscv().events).unrecorded
-    }
-
-    fn riscv(&self) -> &Riscv {
-        &self.engine.architecture
-    }
-
-    fn memory(&self) -> &dyn GuestMemory {
-        self.engine.memory()
+    fn retain(&self) {
+        self.msi_entries.retain();
     }
 }
 

@@ -50,7 +50,7 @@ impl Queue {
 
 /// Software writes `cqb` (5.6): fixed while the queue is on, where a write is unspecified.
 pub(super) fn write_base(unit: &RiscvUnit, at: u64, value: u32) {
-    let riscv = unit.riscv();
+    let riscv = unit.model();
     let mut queue = locked(&riscv.queue);
     if locked(&riscv.events).cqcsr().cqon() {
         return;
@@ -63,14 +63,14 @@ pub(super) fn write_base(unit: &RiscvUnit, at: u64, value: u32) {
 
 /// Software writes `cqt` (5.8): new commands.
 pub(super) fn write_tail(unit: &RiscvUnit, value: u32) {
-    let mut queue = locked(&unit.riscv().queue);
+    let mut queue = locked(&unit.model().queue);
     queue.tail = value & queue.mask();
     run(unit, &queue);
 }
 
 /// Software writes `cqcsr` (5.15): the queue goes on or off, or goes on after an error.
 pub(super) fn write_control(unit: &RiscvUnit, value: Cqcsr) {
-    let riscv = unit.riscv();
+    let riscv = unit.model();
     let queue = locked(&riscv.queue);
     riscv.change(|events| {
         if events.write_cqcsr(value) {
@@ -82,14 +82,14 @@ pub(super) fn write_control(unit: &RiscvUnit, value: Cqcsr) {
 
 /// Goes on where the queue stood.
 pub(super) fn resume(unit: &RiscvUnit) {
-    let queue = locked(&unit.riscv().queue);
+    let queue = locked(&unit.model().queue);
     run(unit, &queue);
 }
 
 /// Does all commands from head to tail, or up to the first that is wrong: then head stays on it, and the queue stops until software
 /// clears the error.
 fn run(unit: &RiscvUnit, queue: &Queue) {
-    let riscv = unit.riscv();
+    let riscv = unit.model();
     if !locked(&riscv.events).takes_commands() {
         return;
     }
@@ -109,12 +109,12 @@ fn run(unit: &RiscvUnit, queue: &Queue) {
 
 fn fetch(unit: &RiscvUnit, at: PhysAddr) -> Result<[u64; 2], QueueError> {
     let words: [u64; 2] = load_words(unit.memory(), at).map_err(|_| QueueError::Memory)?;
-    Ok(if unit.riscv().fctl().be() { words.map(u64::swap_bytes) } else { words })
+    Ok(if unit.model().fctl().be() { words.map(u64::swap_bytes) } else { words })
 }
 
 /// Does one command.
 fn execute(unit: &RiscvUnit, words: [u64; 2]) -> Result<(), QueueError> {
-    let capabilities = unit.riscv().capabilities;
+    let capabilities = unit.model().capabilities;
     let command = Command::decode(words).map_err(|_| QueueError::Illegal)?;
     let is_inval = matches!(command, Command::IotinvalVma { .. } | Command::IotinvalGvma { .. });
     // Chapter 7: without the capability, bit 73 is reserved, also where AV is 0.
@@ -148,12 +148,12 @@ fn execute(unit: &RiscvUnit, words: [u64; 2]) -> Result<(), QueueError> {
                 ..TranslationScope::default()
             };
             unit.engine.invalidate(&Invalidation::Translations(scope));
-            unit.riscv().msi_entries.forget(gscid, range.map(addresses));
+            unit.model().msi_entries.forget(gscid, range.map(addresses));
             Ok(())
         }
         Command::Iofence { write, wsi, .. } => fence(unit, write, wsi),
         Command::IodirInvalDdt { did } => {
-            if did.is_some_and(|did| !reaches(unit.riscv(), did)) {
+            if did.is_some_and(|did| !reaches(unit.model(), did)) {
                 return Err(QueueError::Illegal);
             }
             let scope = did.map_or(ContextScope::All, |did| ContextScope::Requester {
@@ -169,7 +169,7 @@ fn execute(unit: &RiscvUnit, words: [u64; 2]) -> Result<(), QueueError> {
                 (_, true) => 17,
                 _ => 8,
             };
-            let process = Pasid::new(pid).filter(|_| pid >> bits == 0 && reaches(unit.riscv(), did));
+            let process = Pasid::new(pid).filter(|_| pid >> bits == 0 && reaches(unit.model(), did));
             let process = process.ok_or(QueueError::Illegal)?;
             let scope = ContextScope::Pasid(Requester::Device(did), process);
             unit.engine.invalidate(&Invalidation::Contexts(scope));
@@ -183,7 +183,7 @@ fn execute(unit: &RiscvUnit, words: [u64; 2]) -> Result<(), QueueError> {
 /// `IOFENCE.C` (3.1.2): what came before is done, and no device uses any more what was invalidated; its reads and writes are ordered with
 /// that, whether PR and PW ask for it or not.
 fn fence(unit: &RiscvUnit, write: Option<(u64, u32)>, wsi: bool) -> Result<(), QueueError> {
-    let riscv = unit.riscv();
+    let riscv = unit.model();
     let fctl = riscv.fctl();
     if wsi && !fctl.wsi() {
         return Err(QueueError::Illegal);

@@ -30,7 +30,7 @@ impl Registers for RiscvUnit {
 
     fn read32(&self, offset: u64) -> u32 {
         self.poll();
-        let riscv = self.riscv();
+        let riscv = self.model();
         match offset {
             offset::CAPABILITIES..offset::FCTL => half(riscv.capabilities.into_bits(), offset),
             offset::FCTL => riscv.fctl().into_bits(),
@@ -51,7 +51,7 @@ impl Registers for RiscvUnit {
 
     fn write32(&self, offset: u64, value: u32) {
         self.poll();
-        let riscv = self.riscv();
+        let riscv = self.model();
         let entries = riscv.config.queue_entries_log2;
         match offset {
             offset::FCTL => self.write_features(Fctl::from_bits(value)),
@@ -86,7 +86,7 @@ impl RiscvUnit {
     /// `fctl` (5.4): what is fixed stays. Changing the byte order while anything is in use is unspecified; here it holds for all
     /// reads from then on.
     fn write_features(&self, value: Fctl) {
-        let riscv = self.riscv();
+        let riscv = self.model();
         let _turn = locked(&riscv.directory);
         let fctl = riscv.config.legal_features(value);
         riscv.fctl.store(fctl.into_bits(), Ordering::SeqCst);
@@ -101,7 +101,7 @@ impl RiscvUnit {
     /// `ddtp` (5.5): a mode that is not supported leaves the register as it is. What devices still do under the former mode is over
     /// when the write is; everything cached is forgotten, which software need not count on.
     fn write_directory(&self, offset: u64, value: u32) {
-        let riscv = self.riscv();
+        let riscv = self.model();
         let mut pending = locked(&riscv.directory);
         put_half(&mut pending, offset, value);
         // The mode is in the lower half, which software writes last.
@@ -122,7 +122,7 @@ impl RiscvUnit {
     /// Lets the cycle counter's overflow be noticed (5.21), which is otherwise seen when software accesses a register: a machine that wants
     /// the interrupt in time calls this now and then.
     pub fn poll(&self) {
-        let riscv = self.riscv();
+        let riscv = self.model();
         if riscv.counters.poll() {
             riscv.change(super::events::Events::counter_overflow);
         }

@@ -30,7 +30,7 @@ pub struct RiscvState {
 impl RiscvUnit {
     /// Puts every register back to its value after power-on and forgets all that is cached.
     pub fn reset(&self) {
-        let riscv = self.riscv();
+        let riscv = self.model();
         self.put(&RiscvState {
             config: riscv.config.clone(),
             fctl: riscv.config.initial_features(),
@@ -46,7 +46,7 @@ impl RiscvUnit {
     /// All architectural state.
     #[must_use]
     pub fn save(&self) -> RiscvState {
-        let riscv = self.riscv();
+        let riscv = self.model();
         let queue = locked(&riscv.queue);
         let _directory = locked(&riscv.directory);
         let events = locked(&riscv.events).clone();
@@ -92,7 +92,7 @@ impl RiscvUnit {
     }
 
     fn put(&self, state: &RiscvState) {
-        let riscv = self.riscv();
+        let riscv = self.model();
         let mut queue = locked(&riscv.queue);
         let mut directory = locked(&riscv.directory);
         *queue = state.queue.clone();

@@ -42,7 +42,7 @@ impl Failure {
 
 /// Writes a register of the group. An operation is done before the write of RUN returns.
 pub(super) fn write(unit: &Smmuv3Unit, at: u64, value: u32) {
-    let mut control = locked(&unit.smmu().control);
+    let mut control = locked(&unit.model().control);
     match at {
         // 6.3.37: without translation, nothing runs.
         offset::GATOS_CTRL if GatosCtrl::from_bits(value).run() && Cr0::from_bits(control.cr0).smmuen() => {
@@ -76,7 +76,7 @@ pub(super) fn write(unit: &Smmuv3Unit, at: u64, value: u32) {
 }
 
 fn run(unit: &Smmuv3Unit, sid: GatosSid, asked: GatosAddr) -> Result<GatosPar, Failure> {
-    let smmu = unit.smmu();
+    let smmu = unit.model();
     let (memory, idr0) = (unit.engine.memory(), smmu.unit.idr0);
     let kind = match asked.r#type() {
         1 if idr0.s1p() => Lookup::First,
@@ -151,7 +151,7 @@ fn request(asked: GatosAddr) -> Request {
 
 /// The stages of a context; `None` where there are none.
 fn stages(unit: &Smmuv3Unit, context: &Context, steering: lookup::Steering) -> Option<Stages> {
-    let unit = &unit.smmu().unit;
+    let unit = &unit.model().unit;
     match *context {
         Context::OneStage { stage, number, .. } => {
             Some(Stages::One { only: lookup::formatted(unit, stage, steering)?, number })

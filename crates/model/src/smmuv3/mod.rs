@@ -30,7 +30,7 @@ use portcullis_spec::{
 };
 
 use crate::contexts::Resolved;
-use crate::engine::{Admission, Architecture, Asked, Engine, Outcome, Release, Report};
+use crate::engine::{Admission, Architecture, Asked, Outcome, Release, Report};
 use crate::interrupt::InterruptSink;
 use crate::memory::GuestMemory;
 use crate::port::Port;
@@ -38,6 +38,7 @@ use crate::refusal::Refusal;
 use crate::state::locked;
 use crate::sync::Apart;
 use crate::translate::PageTranslation;
+use crate::unit::{Model, Unit};
 use config::{ConfigError, Identification, Smmuv3Config};
 use events::Events;
 pub use events::wire;
@@ -48,11 +49,8 @@ use registers::Control;
 use stall::Stalls;
 pub use state::Smmuv3State;
 
-/// An SMMUv3. Clones are the same unit.
-#[derive(Clone)]
-pub struct Smmuv3Unit {
-    engine: Arc<Engine<Smmuv3>>,
-}
+/// An SMMUv3. After reset translation is off and all DMA passes.
+pub type Smmuv3Unit = Unit<Smmuv3>;
 
 /// A device's way to memory through an SMMUv3.
 ///
@@ -89,19 +87,19 @@ const fn without_top_byte(address: u64) -> u64 {
     ((address << 8) as i64 >> 8) as u64
 }
 
-impl Smmuv3Unit {
-    /// A unit after reset: translation is off and all DMA passes.
-    ///
-    /// # Errors
-    /// Where the configuration contradicts itself.
-    pub fn new(
+impl Model for Smmuv3 {
+    type Config = Smmuv3Config;
+    type ConfigError = ConfigError;
+    type RequesterId = u32;
+
+    fn build(
         config: Smmuv3Config,
         memory: Arc<dyn GuestMemory>,
         sink: Arc<dyn InterruptSink>,
-    ) -> Result<Self, ConfigError> {
+    ) -> Result<(Self, Arc<dyn GuestMemory>), ConfigError> {
         let unit = config.registers()?;
         let control = Control::default();
-        let smmu = Smmuv3 {
+        let smmu = Self {
             unit,
             sink,
             steering: RwLock::new(control.steering()),
@@ -112,40 +110,26 @@ impl Smmuv3Unit {
             stalls: Stalls::default(),
             config,
         };
-        Ok(Self { engine: Arc::new(Engine::new(smmu, memory)) })
+        Ok((smmu, memory))
     }
 
-    /// Keeps whole translations until they are invalidated, as hardware may, so that what software forgets to invalidate
-    /// shows: for simulators and tests. To be called before the unit is used.
-    pub fn retain_translations(&self) {
-        self.engine.retain_translations();
+    fn config(&self) -> &Smmuv3Config {
+        &self.config
     }
 
-    /// What the unit was built with.
-    #[must_use]
-    pub fn config(&self) -> &Smmuv3Config {
-        &self.engine.architecture.config
+    fn requester(&self, id: u32) -> Requester {
+        Requester::Stream(id)
     }
 
-    /// A port for the stream `stream`, with a SubstreamID or none.
-    #[must_use]
-    pub fn port(&self, stream: u32, substream: Option<Pasid>) -> Smmuv3Port {
-        Port::new(Arc::clone(&self.engine), Requester::Stream(stream), substream)
+    fn unrecorded_faults(&self) -> u64 {
+        locked(&self.events).unrecorded
     }
+}
 
-    /// Events since reset that were discarded, as the event queue took none: software sees EVENTQ_PROD.OVFLG only.
-    #[must_use]
-    pub fn unrecorded_faults(&self) -> u64 {
-        locked(&self.smmu().events).unrecorded
-    }
-
-    fn smmu(&self) -> &Smmuv3 {
-        &self.engine.architecture
-    }
-
+impl Smmuv3Unit {
     /// The page of an address that stage 1 does not translate.
     fn bypassed(&self, address: u64) -> PageTranslation {
-        let unit = &self.smmu().unit;
+        let unit = &self.model().unit;
         let shift = match (unit.idr5.gran4k(), unit.idr5.gran16k()) {
             (true, _) => 12,
             (false, true) => 14,

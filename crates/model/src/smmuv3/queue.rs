@@ -37,28 +37,28 @@ enum Completion {
 
 /// CMDQ_PROD: new commands.
 pub(super) fn write_producer(unit: &Smmuv3Unit, value: u32) {
-    let mut queue = locked(&unit.smmu().queue);
-    queue.producer = value & index_mask(queue.base, unit.smmu().unit.idr1.cmdqs());
+    let mut queue = locked(&unit.model().queue);
+    queue.producer = value & index_mask(queue.base, unit.model().unit.idr1.cmdqs());
     run(unit, &queue);
 }
 
 /// CR0.CMDQEN.
 pub(super) fn enable(unit: &Smmuv3Unit, enable: bool) {
-    let mut queue = locked(&unit.smmu().queue);
+    let mut queue = locked(&unit.model().queue);
     queue.enabled = enable;
     run(unit, &queue);
 }
 
 /// Software acknowledged the error that had stopped the queue.
 pub(super) fn resume(unit: &Smmuv3Unit) {
-    let queue = locked(&unit.smmu().queue);
+    let queue = locked(&unit.model().queue);
     run(unit, &queue);
 }
 
 /// Does all commands up to the producer, or up to the first that is wrong: then the queue stops on it until software
 /// acknowledges GERROR.CMDQ_ERR (7.1).
 fn run(unit: &Smmuv3Unit, queue: &Queue) {
-    let smmu = unit.smmu();
+    let smmu = unit.model();
     if !queue.enabled || locked(&smmu.events).command_queue_stopped() {
         return;
     }
@@ -78,7 +78,7 @@ fn run(unit: &Smmuv3Unit, queue: &Queue) {
 
 /// `undrained` becomes whether something was done after the last CMD_SYNC.
 fn run_until_error(unit: &Smmuv3Unit, queue: &Queue, undrained: &mut bool) -> Result<(), CommandQueueError> {
-    let smmu = unit.smmu();
+    let smmu = unit.model();
     let base = QueueBase::from_bits(queue.base);
     let log2 = base.log2size().min(smmu.unit.idr1.cmdqs());
     let ring = WrappingRing { base: queue_base(base.addr() << 5, log2, 4), log2, entry_shift: 4 };
@@ -102,7 +102,7 @@ fn run_until_error(unit: &Smmuv3Unit, queue: &Queue, undrained: &mut bool) -> Re
 
 /// A CMD_SYNC's completion signal (4.7.3).
 fn complete(unit: &Smmuv3Unit, signal: SyncSignal) {
-    let smmu = unit.smmu();
+    let smmu = unit.model();
     match signal {
         SyncSignal::None => {}
         SyncSignal::Sev => {
@@ -124,7 +124,7 @@ const ILLEGAL: Result<Completion, CommandQueueError> = Err(CommandQueueError::Il
 
 /// Does one command.
 fn execute(unit: &Smmuv3Unit, command: &Command) -> Result<Completion, CommandQueueError> {
-    let smmu = unit.smmu();
+    let smmu = unit.model();
     let idr0 = smmu.unit.idr0;
     let stalls = idr0.stall_model() != 1;
     match *command {
@@ -183,7 +183,7 @@ const fn streams(streamid: u32, mask: u32) -> ContextScope {
 
 /// What a TLB invalidation names (4.4), or `None` where the unit does not have the stage.
 fn translations(unit: &Smmuv3Unit, command: &Command) -> Option<[Option<TranslationScope>; 2]> {
-    let smmu = unit.smmu();
+    let smmu = unit.model();
     let idr0 = smmu.unit.idr0;
     let (first, second, el2) = (idr0.s1p(), idr0.s2p(), idr0.hyp());
     // 4.4.2: VMIDs count where there is a stage 2.

@@ -79,7 +79,7 @@ impl Registers for Smmuv3Unit {
     }
 
     fn read32(&self, offset: u64) -> u32 {
-        let smmu = self.smmu();
+        let smmu = self.model();
         let control = || locked(&smmu.control);
         let events = || locked(&smmu.events);
         let unit = &smmu.unit;
@@ -122,7 +122,7 @@ impl Registers for Smmuv3Unit {
     }
 
     fn write32(&self, offset: u64, value: u32) {
-        let smmu = self.smmu();
+        let smmu = self.model();
         match offset {
             offset::CR0 => self.write_cr0(Cr0::from_bits(value)),
             offset::CR1 | offset::CR2 | offset::STRTAB_BASE..=0x088 => smmu.write_guarded(offset, value),
@@ -185,7 +185,7 @@ impl Registers for Smmuv3Unit {
 impl Smmuv3Unit {
     /// CR0 (6.3.9). Every field is updated before this returns, and CR0ACK reads the same.
     fn write_cr0(&self, wanted: Cr0) {
-        let smmu = self.smmu();
+        let smmu = self.model();
         let mut control = locked(&smmu.control);
         let before = Cr0::from_bits(control.cr0);
         let cr0 = Cr0::new()
@@ -217,7 +217,7 @@ impl Smmuv3Unit {
         if !wanted.update() {
             return;
         }
-        let smmu = self.smmu();
+        let smmu = self.model();
         let mut control = locked(&smmu.control);
         control.gbpa = Gbpa::new()
             .with_memattr(wanted.memattr())
@@ -237,7 +237,7 @@ impl Smmuv3Unit {
 
     /// GERRORN (6.3.20): where it comes to agree with GERROR, an error is no longer active.
     fn write_gerrorn(&self, value: u32) {
-        let smmu = self.smmu();
+        let smmu = self.model();
         let resumed = {
             let mut events = locked(&smmu.events);
             let stopped = events.command_queue_stopped();

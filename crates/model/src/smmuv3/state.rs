@@ -34,7 +34,7 @@ impl Smmuv3Unit {
     /// All architectural state.
     #[must_use]
     pub fn save(&self) -> Smmuv3State {
-        let smmu = self.smmu();
+        let smmu = self.model();
         let control = locked(&smmu.control);
         let queue = locked(&smmu.queue);
         let events = locked(&smmu.events);
@@ -72,7 +72,7 @@ impl Smmuv3Unit {
     }
 
     fn put(&self, new_control: Control, new_events: Events, new_queue: Queue, consumer: u32) {
-        let smmu = self.smmu();
+        let smmu = self.model();
         let mut control = locked(&smmu.control);
         let mut queue = locked(&smmu.queue);
         *control = new_control;

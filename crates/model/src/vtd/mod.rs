@@ -21,12 +21,12 @@ use portcullis_spec::vtd::fault::FaultRecord;
 use portcullis_spec::vtd::registers::{Cap, Ecap, Rtaddr, Ver};
 use portcullis_spec::vtd::{INTERRUPT_ADDRESS_FIRST, VtdFaultReason, is_interrupt_address};
 use portcullis_spec::{
-    Access, Context, Fault, FaultReason, InterruptScope, PagingFormat, Pasid, PhysAddr, RequestType,
-    Requester, StageRules, Transaction,
+    Access, Context, Fault, FaultReason, InterruptScope, PagingFormat, Pasid, PciAddress, PhysAddr,
+    RequestType, Requester, StageRules, Transaction,
 };
 
 use crate::contexts::Resolved;
-use crate::engine::{Admission, Architecture, Asked, Engine, Outcome, Report};
+use crate::engine::{Admission, Architecture, Asked, Outcome, Report};
 use crate::interrupt::{InterruptSink, Message};
 use crate::memory::GuestMemory;
 use crate::plain::{Block, Special};
@@ -34,6 +34,7 @@ use crate::port::Port;
 use crate::refusal::{Detail, Refusal};
 use crate::state::locked;
 use crate::sync::Apart;
+use crate::unit::{Model, Unit};
 use config::{ConfigError, VtdConfig};
 use events::Events;
 use interrupts::Interrupts;
@@ -43,11 +44,8 @@ use queue::Queue;
 use registers::{Control, Protection};
 pub use state::VtdState;
 
-/// A VT-d remapping hardware unit. Clones are the same unit.
-#[derive(Clone)]
-pub struct VtdUnit {
-    engine: Arc<Engine<Vtd>>,
-}
+/// A VT-d remapping hardware unit. After reset translation is off and all DMA passes, as VT-d wants it.
+pub type VtdUnit = Unit<Vtd>;
 
 /// A device's way to memory through a VT-d unit.
 pub type VtdPort = Port<Vtd>;
@@ -73,19 +71,19 @@ pub struct Vtd {
     queue_head: AtomicU64,
 }
 
-impl VtdUnit {
-    /// A unit after reset: translation is off and all DMA passes, as VT-d wants it.
-    ///
-    /// # Errors
-    /// Where the configuration contradicts itself.
-    pub fn new(
+impl Model for Vtd {
+    type Config = VtdConfig;
+    type ConfigError = ConfigError;
+    type RequesterId = u16;
+
+    fn build(
         config: VtdConfig,
         memory: Arc<dyn GuestMemory>,
         sink: Arc<dyn InterruptSink>,
-    ) -> Result<Self, ConfigError> {
+    ) -> Result<(Self, Arc<dyn GuestMemory>), ConfigError> {
         let (ver, cap, ecap) = config.registers()?;
         let haw = config.host_address_bits;
-        let vtd = Vtd {
+        let vtd = Self {
             ver,
             unit: Capabilities { haw, cap, ecap },
             sink,
@@ -99,37 +97,19 @@ impl VtdUnit {
             queue_head: AtomicU64::new(0),
             config,
         };
-        Ok(Self { engine: Arc::new(Engine::new(vtd, memory)) })
+        Ok((vtd, memory))
     }
 
-    /// Keeps whole translations until they are invalidated, as hardware may, so that what software forgets to invalidate
-    /// shows: for simulators and tests. To be called before the unit is used.
-    pub fn retain_translations(&self) {
-        self.engine.retain_translations();
+    fn config(&self) -> &VtdConfig {
+        &self.config
     }
 
-    /// What the unit was built with.
-    #[must_use]
-    pub fn config(&self) -> &VtdConfig {
-        &self.engine.architecture.config
+    fn requester(&self, id: u16) -> Requester {
+        PciAddress { segment: self.config.segment, requester_id: id }.into()
     }
 
-    /// A port for the requester with ID `requester_id` (bus, device and function) on the unit's segment.
-    #[must_use]
-    pub fn port(&self, requester_id: u16, pasid: Option<Pasid>) -> VtdPort {
-        let segment = self.config().segment;
-        let requester = portcullis_spec::PciAddress { segment, requester_id }.into();
-        Port::new(Arc::clone(&self.engine), requester, pasid)
-    }
-
-    /// Faults since reset of which no register kept a record, as none was free: software sees FSTS.PFO only.
-    #[must_use]
-    pub fn unrecorded_faults(&self) -> u64 {
-        locked(&self.vtd().events).unrecorded()
-    }
-
-    fn vtd(&self) -> &Vtd {
-        &self.engine.architecture
+    fn unrecorded_faults(&self) -> u64 {
+        locked(&self.events).unrecorded()
     }
 }
 

@@ -36,21 +36,21 @@ pub(super) fn write_tail(unit: &VtdUnit, offset: u64, value: u32) {
     if offset != offset::IQT {
         return;
     }
-    let mut queue = locked(&unit.vtd().queue);
+    let mut queue = locked(&unit.model().queue);
     queue.tail = u64::from(value) & 0x7_fff0;
     run(unit, &mut queue);
 }
 
 /// IQA_REG: fixed while the queue is enabled.
 pub(super) fn write_address(unit: &VtdUnit, offset: u64, value: u32) {
-    let mut queue = locked(&unit.vtd().queue);
+    let mut queue = locked(&unit.model().queue);
     if queue.enabled {
         return;
     }
     let shift = if offset == offset::IQA { 0 } else { 32 };
     let address = queue.address & !(0xffff_ffff << shift) | u64::from(value) << shift;
     queue.address = address & !0x7f8;
-    let ecap = unit.vtd().ecap();
+    let ecap = unit.model().ecap();
     if offset == offset::IQA && Iqa::from_bits(queue.address).dw() && !ecap.smts() && !ecap.adms() {
         drop(queue);
         stop(unit, Iqei::InvalidWidth);
@@ -59,10 +59,10 @@ pub(super) fn write_address(unit: &VtdUnit, offset: u64, value: u32) {
 
 /// GCMD.QIE changes (VT-d 11.4.4.1). What was queued before is done: descriptors are done when they are submitted.
 pub(super) fn enable(unit: &VtdUnit, control: &Control, enable: bool) {
-    let mut queue = locked(&unit.vtd().queue);
+    let mut queue = locked(&unit.model().queue);
     debug_assert_eq!(Gsts::from_bits(control.status).qies(), enable);
     queue.enabled = enable;
-    unit.vtd().queue_head.store(0, Ordering::Release);
+    unit.model().queue_head.store(0, Ordering::Release);
     if enable {
         run(unit, &mut queue);
     }
@@ -70,19 +70,19 @@ pub(super) fn enable(unit: &VtdUnit, control: &Control, enable: bool) {
 
 /// Software cleared the error that had stopped the queue.
 pub(super) fn resume(unit: &VtdUnit) {
-    let mut queue = locked(&unit.vtd().queue);
+    let mut queue = locked(&unit.model().queue);
     run(unit, &mut queue);
 }
 
 fn stop(unit: &VtdUnit, iqei: Iqei) {
-    let message = locked(&unit.vtd().events).queue_error(iqei);
-    unit.vtd().send(message);
+    let message = locked(&unit.model().events).queue_error(iqei);
+    unit.model().send(message);
 }
 
 /// Does all descriptors from head to tail, or up to the first that is wrong: then head stays on it, and the queue stops
 /// until software clears FSTS.IQE.
 fn run(unit: &VtdUnit, queue: &mut Queue) {
-    if !queue.enabled || locked(&unit.vtd().events).queue_stopped() {
+    if !queue.enabled || locked(&unit.model().events).queue_stopped() {
         return;
     }
     let mut undrained = false;
@@ -98,7 +98,7 @@ fn run(unit: &VtdUnit, queue: &mut Queue) {
 
 /// `undrained` becomes whether something was done after the last wait.
 fn run_until_error(unit: &VtdUnit, queue: &Queue, undrained: &mut bool) -> Result<(), Iqei> {
-    let vtd = unit.vtd();
+    let vtd = unit.model();
     let iqa = Iqa::from_bits(queue.address);
     let ttm = Rtaddr::from_bits(vtd.rtaddr.load(Ordering::SeqCst)).ttm();
     check_width(unit, iqa, ttm)?;
@@ -128,7 +128,7 @@ fn run_until_error(unit: &VtdUnit, queue: &Queue, undrained: &mut bool) -> Resul
 
 /// VT-d 6.5.2: 128-bit descriptors are for legacy mode, 256-bit ones for hardware with scalable or abort-DMA mode.
 fn check_width(unit: &VtdUnit, iqa: Iqa, ttm: Ttm) -> Result<(), Iqei> {
-    let ecap = unit.vtd().ecap();
+    let ecap = unit.model().ecap();
     let wide = ecap.smts() || ecap.adms();
     match ttm {
         Ttm::Legacy => {}
@@ -154,7 +154,7 @@ fn fetch(unit: &VtdUnit, at: PhysAddr, wide: bool) -> Option<[u64; 4]> {
 
 /// Does one descriptor.
 fn execute(unit: &VtdUnit, ttm: Ttm, descriptor: &InvalidationDescriptor) -> Result<(), Iqei> {
-    let vtd = unit.vtd();
+    let vtd = unit.model();
     let legacy = ttm == Ttm::Legacy;
     match *descriptor {
         InvalidationDescriptor::Wait { interrupt, sw, pd, stdata, staddr, .. } => {

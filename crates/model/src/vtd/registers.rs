@@ -64,7 +64,7 @@ impl Registers for VtdUnit {
     }
 
     fn read32(&self, offset: u64) -> u32 {
-        let vtd = self.vtd();
+        let vtd = self.model();
         let control = || locked(&vtd.control);
         let events = || locked(&vtd.events);
         match offset {
@@ -99,7 +99,7 @@ impl Registers for VtdUnit {
     }
 
     fn write32(&self, offset: u64, value: u32) {
-        let vtd = self.vtd();
+        let vtd = self.model();
         let control = || locked(&vtd.control);
         let events = || locked(&vtd.events);
         let queued = vtd.ecap().qi();
@@ -144,7 +144,7 @@ impl Registers for VtdUnit {
 impl VtdUnit {
     /// Registers whose place the configuration chooses.
     fn read_placed(&self, offset: u64) -> u32 {
-        let vtd = self.vtd();
+        let vtd = self.model();
         let iotlb = vtd.ecap().iotlb_offset();
         if offset & !7 == iotlb + offset::IVA_FROM_IRO {
             // VT-d 11.4.6.3: write-only.
@@ -160,7 +160,7 @@ impl VtdUnit {
     }
 
     fn write_placed(&self, offset: u64, value: u32) {
-        let vtd = self.vtd();
+        let vtd = self.model();
         let iotlb = vtd.ecap().iotlb_offset();
         if offset & !7 == iotlb + offset::IVA_FROM_IRO {
             let mut control = locked(&vtd.control);
@@ -175,7 +175,7 @@ impl VtdUnit {
     /// GCMD_REG (VT-d 11.4.4.1). Software changes one thing at a time; where it changes more, tables and queue are set up
     /// before translation goes on, and translation goes off first.
     fn command(&self, command: Gcmd) {
-        let vtd = self.vtd();
+        let vtd = self.model();
         let mut control = locked(&vtd.control);
         let status = Gsts::from_bits(control.status);
         if !command.te() && status.tes() {
@@ -204,7 +204,7 @@ impl VtdUnit {
 
     /// The part of GCMD_REG that concerns interrupts. Requests that were let pass before are delivered when it is done.
     fn command_interrupts(&self, control: &mut Control, command: Gcmd) {
-        let vtd = self.vtd();
+        let vtd = self.model();
         let former = Gsts::from_bits(control.status);
         if command.sirtp() {
             control.irta_set = control.irta;
@@ -226,7 +226,7 @@ impl VtdUnit {
 
     /// Contexts are looked up by whether translation is on, so those found before must go.
     fn enable_translation(&self, control: &mut Control, enable: bool) {
-        self.vtd().enabled.store(enable, Ordering::SeqCst);
+        self.model().enabled.store(enable, Ordering::SeqCst);
         self.engine.invalidate(&Invalidation::Everything);
         self.engine.drain();
         control.status = Gsts::from_bits(control.status).with_tes(enable).into_bits();
@@ -234,12 +234,12 @@ impl VtdUnit {
 
     /// Whether register-based invalidation works now: not while the queue does, and not from version 6 on (VT-d 6.5.1).
     fn registers_invalidate(&self, control: &Control) -> bool {
-        self.vtd().ver.max() < 6 && !Gsts::from_bits(control.status).qies()
+        self.model().ver.max() < 6 && !Gsts::from_bits(control.status).qies()
     }
 
     /// CCMD_REG (VT-d 11.4.6.1).
     fn write_context_command(&self, offset: u64, value: u32) {
-        let vtd = self.vtd();
+        let vtd = self.model();
         let mut control = locked(&vtd.control);
         let granularity = Ccmd::from_bits(control.ccmd).caig();
         put_half(&mut control.ccmd, offset, value);
@@ -267,7 +267,7 @@ impl VtdUnit {
 
     /// IOTLB_REG (VT-d 11.4.6.2).
     fn write_iotlb(&self, offset: u64, value: u32) {
-        let vtd = self.vtd();
+        let vtd = self.model();
         let mut control = locked(&vtd.control);
         let granularity = Iotlb::from_bits(control.iotlb).iaig();
         put_half(&mut control.iotlb, offset, value);
@@ -296,7 +296,7 @@ impl VtdUnit {
 
     /// FSTS_REG: clearing IQE lets the queue go on.
     fn write_fault_status(&self, value: u32) {
-        let vtd = self.vtd();
+        let vtd = self.model();
         let resumed = locked(&vtd.events).write_status(value);
         if resumed {
             queue::resume(self);
@@ -305,7 +305,7 @@ impl VtdUnit {
 
     /// PMEN_REG (VT-d 11.4.8.1).
     fn write_protection(&self, value: u32) {
-        let vtd = self.vtd();
+        let vtd = self.model();
         if !vtd.cap().plmr() && !vtd.cap().phmr() {
             return;
         }

@@ -34,7 +34,7 @@ impl VtdUnit {
     /// All architectural state.
     #[must_use]
     pub fn save(&self) -> VtdState {
-        let vtd = self.vtd();
+        let vtd = self.model();
         let control = locked(&vtd.control);
         let queue = locked(&vtd.queue);
         let events = locked(&vtd.events);
@@ -59,11 +59,11 @@ impl VtdUnit {
         let known = Gsts::new()
             .with_tes(status.tes())
             .with_rtps(status.rtps())
-            .with_qies(status.qies() && self.vtd().ecap().qi())
-            .with_irtps(status.irtps() && self.vtd().ecap().ir())
-            .with_ires(status.ires() && self.vtd().ecap().ir())
-            .with_cfis(status.cfis() && self.vtd().ecap().ir());
-        let irta_reserved = if self.vtd().ecap().eim() { 0x7f0 } else { 0xff0 };
+            .with_qies(status.qies() && self.model().ecap().qi())
+            .with_irtps(status.irtps() && self.model().ecap().ir())
+            .with_ires(status.ires() && self.model().ecap().ir())
+            .with_cfis(status.cfis() && self.model().ecap().ir());
+        let irta_reserved = if self.model().ecap().eim() { 0x7f0 } else { 0xff0 };
         let head_fits = state.queue_head < Iqa::from_bits(state.queue.address).queue_bytes();
         let possible = status == known
             && status.qies() == state.queue.enabled
@@ -81,7 +81,7 @@ impl VtdUnit {
     }
 
     fn put(&self, new_control: Control, new_events: Events, new_queue: Queue, head: u64) {
-        let vtd = self.vtd();
+        let vtd = self.model();
         let mut control = locked(&vtd.control);
         let mut queue = locked(&vtd.queue);
         *control = new_control;
