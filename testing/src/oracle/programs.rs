@@ -8,12 +8,12 @@ use super::program::Step;
 use super::shadow::{Rules, Shadow};
 use super::shrink::shortest;
 use super::{Failure, Tally};
-use crate::machine::qemu::QemuMachine;
+use crate::machine::qemu::{Board, QemuMachine};
 use crate::machine::ram::Ram;
 use crate::machine::recorder::{Access, Recorder};
 use crate::machine::{Machine, MachineError};
 use portcullis_driver::common::architecture::Architecture;
-use portcullis_spec::Fault;
+use portcullis_spec::{Fault, Requester};
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use std::fmt;
@@ -21,8 +21,14 @@ use std::fmt;
 /// Steps of one program. Each begins with a machine that was just started.
 const STEPS: usize = 120;
 
+/// What a driver is given of a machine: its registers, and its memory.
+pub type Platform<'m, M> = (&'m Recorder<&'m M>, &'m Ram);
+
+/// A driver that has taken over a machine's unit, or why it has not.
+pub type Started<'m, D, M> = Result<<D as Driving>::Driver<'m, M>, portcullis_driver::Error>;
+
 /// An architecture, as far as its driver's programs are concerned.
-pub trait Driving {
+pub trait Driving: Sized {
     /// What QEMU's unit is asked to be.
     type Mode: Copy + fmt::Debug;
     /// A machine with our model.
@@ -33,27 +39,18 @@ pub trait Driving {
     /// How QEMU may depart from the specification when it refuses.
     const TOLERANCE: Tolerance;
 
-    /// QEMU in this mode.
-    ///
-    /// # Errors
-    /// Where it can't be had.
-    fn qemu(mode: Self::Mode) -> Result<QemuMachine, MachineError>;
-
-    /// Our model, with what QEMU's unit has in this mode and no more.
-    ///
-    /// # Errors
-    /// Where it can't be built.
-    fn model(mode: Self::Mode) -> Result<Self::Model, MachineError>;
+    /// QEMU in a mode.
+    const BOARD: fn(Self::Mode) -> Board;
+    /// Who a PCI function is to the unit, by its requester ID.
+    const REQUESTER: fn(u16) -> Requester;
+    /// Our model, with what QEMU's unit has in a mode and no more.
+    const MODEL: fn(Self::Mode) -> Result<Self::Model, MachineError>;
 
     /// Let the driver take over a machine's unit.
     ///
     /// # Errors
     /// What it said.
-    fn start<'m, M: Machine>(
-        mode: Self::Mode,
-        registers: &'m Recorder<&'m M>,
-        ram: &'m Ram,
-    ) -> Result<Self::Driver<'m, M>, portcullis_driver::Error>;
+    fn start<'m, M: Machine>(mode: Self::Mode, platform: Platform<'m, M>) -> Started<'m, Self, M>;
 
     /// What the shadow must know of a machine in this mode.
     fn rules<M: Machine>(mode: Self::Mode, machine: &M) -> Rules;
@@ -95,8 +92,8 @@ pub fn run<D: Driving>(
     mut next: impl FnMut(&Shadow) -> Option<Step>,
     steps: &mut Vec<Step>,
 ) -> Result<Result<u64, Failed>, Failure> {
-    let qemu = D::qemu(mode)?;
-    let model = D::model(mode)?;
+    let qemu = QemuMachine::start(&(D::BOARD)(mode), D::REQUESTER)?;
+    let model = (D::MODEL)(mode)?;
     let (qemu_registers, model_registers) = (Recorder::new(&qemu), Recorder::new(&model));
     let sides = drive::<D, _>(mode, &qemu, &qemu_registers).and_then(|on_qemu| {
         let on_model = drive::<D, _>(mode, &model, &model_registers)?;
@@ -155,7 +152,7 @@ fn drive<'m, D: Driving, M: Machine>(
     machine: &'m M,
     recorder: &'m Recorder<&'m M>,
 ) -> Result<Sides<'m, D, M>, String> {
-    let unit = D::start(mode, recorder, machine.ram()).map_err(|error| error.to_string())?;
+    let unit = D::start(mode, (recorder, machine.ram())).map_err(|error| error.to_string())?;
     Driven::new(machine, recorder, unit, &SPACES)
 }
 
@@ -199,7 +196,7 @@ fn replay<D: Driving>(mode: D::Mode, program: &[Step]) -> Result<Result<u64, Fai
 /// As [`random`].
 pub fn by_hand<D: Driving>(mode: D::Mode) -> Result<Tally, Failure> {
     let mut tally = Tally::default();
-    for (name, program) in by_hand::programs(D::model(mode)?.ram().base().0) {
+    for (name, program) in by_hand::programs((D::MODEL)(mode)?.ram().base().0) {
         match replay::<D>(mode, &program)? {
             Ok(checks) => tally.checks += checks,
             Err(failed) => {

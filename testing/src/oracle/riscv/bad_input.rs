@@ -1,16 +1,16 @@
 //! Bad input for the RISC-V IOMMU.
 
-use super::judge::{COMMANDS, CQCSR, CQH, CQT, Riscv, ordered};
+use super::judge::{CQCSR, CQH, CQT, Riscv, is_big_endian};
 use super::model_tables;
 use super::tables::Shape;
+use crate::machine::MachineError;
 use crate::machine::ram::RAM_BYTES;
 use crate::machine::riscv::RiscvMachine;
-use crate::machine::{Machine as _, MachineError};
+use crate::oracle::queues::put;
 use crate::oracle::tables::bench::Bench;
 use crate::oracle::tables::random_bits::{BadInput, Command, Rule};
-use portcullis_driver::platform::{Memory as _, Mmio as _};
+use portcullis_driver::platform::Mmio as _;
 use portcullis_model::riscv::config::RiscvConfig;
-use portcullis_spec::PhysAddr;
 use rand_chacha::ChaCha8Rng;
 
 const CQCSR_CQEN: u32 = 1;
@@ -89,10 +89,9 @@ impl BadInput for Riscv {
             machine.write32(CQCSR, CQCSR_CQEN);
         };
         empty();
-        let base = machine.ram().base().0 + COMMANDS;
-        for (at, command) in (base..).step_by(16).zip(commands) {
-            machine.ram().store64(PhysAddr(at), ordered(machine, command[0]));
-            machine.ram().store64(PhysAddr(at + 8), ordered(machine, command[1]));
+        let big_endian = is_big_endian(machine);
+        for (entry, command) in (0..).zip(commands) {
+            put(machine, entry, [command[0], command[1]], big_endian);
         }
         machine.write32(CQT, commands.len() as u32);
         let done = machine.read32(CQH);

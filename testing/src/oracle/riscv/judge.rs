@@ -3,10 +3,10 @@
 use super::tables::Shape;
 use crate::machine::Machine;
 use crate::machine::model::Sender;
+use crate::oracle::queues::{self, COMMANDS, FAULTS, Queues};
 use crate::oracle::tables::{Decision, Layout, Request, Subject};
 use crate::reference::{Update, Words, riscv as reference};
-use portcullis_driver::platform::Memory as _;
-use portcullis_spec::{Pasid, PhysAddr, Requester};
+use portcullis_spec::{Pasid, Requester};
 use std::fmt;
 
 /// A fault record (3.2), as far as it is defined.
@@ -72,30 +72,11 @@ const FQT: u64 = 0x34;
 pub(super) const CQCSR: u64 = 0x48;
 const FQCSR: u64 = 0x4c;
 
-/// log2 of the entries of both queues.
-const QUEUE_BITS: u32 = 6;
-/// Where the command queue lies, from the start of memory.
-pub(super) const COMMANDS: u64 = 30 << 20;
-/// Where the fault queue lies, from the start of memory.
-const FAULTS: u64 = COMMANDS + 0x1_0000;
+const QUEUES: Queues = Queues { commands: CQT, faults: (FQT, FQH), index: (1 << queues::BITS) - 1 };
 
-/// Submit commands and wait for nothing: units do them when they are submitted. Whether all were consumed.
-pub fn submit<M: Machine>(machine: &M, commands: &[[u64; 2]]) -> bool {
-    let base = machine.ram().base().0 + COMMANDS;
-    let mut index = machine.read32(CQT);
-    for [low, high] in commands {
-        let at = base + u64::from(index) * 16;
-        machine.ram().store64(PhysAddr(at), ordered(machine, *low));
-        machine.ram().store64(PhysAddr(at + 8), ordered(machine, *high));
-        index = (index + 1) & ((1 << QUEUE_BITS) - 1);
-    }
-    machine.write32(CQT, index);
-    machine.read32(CQH) == index
-}
-
-/// A word of a queue, in the byte order that `fctl.BE` says.
-pub(super) fn ordered<M: Machine>(machine: &M, word: u64) -> u64 {
-    if machine.read32(FCTL) & 1 == 1 { word.swap_bytes() } else { word }
+/// Whether the words of queues are in big-endian order (`fctl.BE`).
+pub(super) fn is_big_endian<M: Machine>(machine: &M) -> bool {
+    machine.read32(FCTL) & 1 == 1
 }
 
 impl Subject for Riscv {
@@ -149,26 +130,12 @@ impl Subject for Riscv {
         machine.write64(DDTP, 0);
         machine.write64(DDTP, unit.ddtp);
         // IODIR.INVAL_DDT, IOTINVAL.VMA, IOTINVAL.GVMA, IOFENCE.C (4.1 to 4.3).
-        submit(machine, &[[3, 0], [1, 0], [1 | 1 << 7, 0], [2, 0]]);
+        let commands = [[3, 0], [1, 0], [1 | 1 << 7, 0], [2, 0]];
+        QUEUES.submit(machine, &commands, is_big_endian(machine));
     }
 
     fn take_faults<M: Machine>(machine: &M, _: &Self::Unit) -> Vec<Recorded> {
-        let base = machine.ram().base().0 + FAULTS;
-        let end = machine.read32(FQT);
-        let mut index = machine.read32(FQH);
-        let mut records = Vec::new();
-        while index != end {
-            let words = [0, 8, 16, 24].map(|offset| {
-                let word = machine.ram().load64(PhysAddr(base + u64::from(index) * 32 + offset));
-                ordered(machine, word)
-            });
-            records.push(Recorded::decode(words));
-            index = (index + 1) & ((1 << QUEUE_BITS) - 1);
-        }
-        if !records.is_empty() {
-            machine.write32(FQH, end);
-        }
-        records
+        QUEUES.take_faults(machine, is_big_endian(machine), Recorded::decode)
     }
 
     fn sender(shape: &Shape) -> Sender {
@@ -185,7 +152,7 @@ pub fn enable<M: Machine>(machine: &M, big_endian: bool) -> reference::Unit {
     const BE: u32 = 1;
     const ENABLE: u32 = 1;
     let base = machine.ram().base().0;
-    let page = |offset: u64| (base + offset) >> 12 << 10 | u64::from(QUEUE_BITS - 1);
+    let page = |offset: u64| (base + offset) >> 12 << 10 | u64::from(queues::BITS - 1);
     machine.write64(DDTP, 0);
     machine.write32(CQCSR, 0);
     machine.write32(FQCSR, 0);

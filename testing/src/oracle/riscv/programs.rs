@@ -1,15 +1,15 @@
 //! Programs of the RISC-V IOMMU's driver.
 
-use crate::machine::qemu::QemuMachine;
+use crate::machine::qemu::Board;
 use crate::machine::ram::Ram;
 use crate::machine::recorder::{Access, Recorder};
 use crate::machine::riscv::{RiscvMachine, Stages, board, like_qemu, model, requester};
 use crate::machine::{Machine, MachineError};
 use crate::oracle::lockstep::{EXACT, Tolerance};
-use crate::oracle::programs::Driving;
+use crate::oracle::programs::{Driving, Platform, Started};
 use crate::oracle::shadow::{Rules, Why};
 use portcullis_driver::riscv::{Options, Riscv};
-use portcullis_spec::{Fault, FaultReason};
+use portcullis_spec::{Fault, FaultReason, Requester};
 
 /// CAUSE of a device context that is not valid.
 const NOT_VALID: u32 = 258;
@@ -44,19 +44,11 @@ impl Driving for RiscvDriver {
         Tolerance { also: |reason, why| why.is_right() && reason == FaultReason::NotMapped, ..EXACT };
     const RECORDS_ALL: bool = true;
 
-    fn qemu(stages: Stages) -> Result<QemuMachine, MachineError> {
-        QemuMachine::start(&board(stages), requester)
-    }
+    const BOARD: fn(Stages) -> Board = board;
+    const REQUESTER: fn(u16) -> Requester = requester;
+    const MODEL: fn(Stages) -> Result<Self::Model, MachineError> = |stages| model(like_qemu(stages));
 
-    fn model(stages: Stages) -> Result<RiscvMachine, MachineError> {
-        model(like_qemu(stages))
-    }
-
-    fn start<'m, M: Machine>(
-        _: Stages,
-        registers: &'m Recorder<&'m M>,
-        ram: &'m Ram,
-    ) -> Result<Self::Driver<'m, M>, portcullis_driver::Error> {
+    fn start<'m, M: Machine>(_: Stages, (registers, ram): Platform<'m, M>) -> Started<'m, Self, M> {
         // Room for a record of each byte.
         Riscv::start(registers, ram, Options { fault_queue_size: 7, ..Options::default() })
     }

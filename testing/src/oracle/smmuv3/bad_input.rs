@@ -1,14 +1,14 @@
 //! Bad input for SMMUv3.
 
-use super::judge::{CMDQ_CONS, CMDQ_PROD, COMMANDS, CR0, CR0_QUEUES, CR0_SMMUEN, GERROR, GERRORN, Smmuv3};
+use super::judge::{CMDQ_CONS, CMDQ_PROD, CR0, CR0_QUEUES, CR0_SMMUEN, GERROR, GERRORN, Smmuv3};
 use super::model_tables;
 use super::tables::Shape;
+use crate::machine::MachineError;
 use crate::machine::smmuv3::Smmuv3Machine;
-use crate::machine::{Machine as _, MachineError};
+use crate::oracle::queues::put;
 use crate::oracle::tables::bench::Bench;
 use crate::oracle::tables::random_bits::{BadInput, Command, Rule};
-use portcullis_driver::platform::{Memory as _, Mmio as _};
-use portcullis_spec::PhysAddr;
+use portcullis_driver::platform::Mmio as _;
 use rand_chacha::ChaCha8Rng;
 
 const CR0_EVENTQEN: u32 = 1 << 2;
@@ -90,10 +90,8 @@ impl BadInput for Smmuv3 {
             machine.write32(CR0, CR0_QUEUES | enabled);
         };
         empty();
-        let base = machine.ram().base().0 + COMMANDS;
-        for (at, command) in (base..).step_by(16).zip(commands) {
-            machine.ram().store64(PhysAddr(at), command[0]);
-            machine.ram().store64(PhysAddr(at + 8), command[1]);
+        for (entry, command) in (0..).zip(commands) {
+            put(machine, entry, [command[0], command[1]], false);
         }
         machine.write32(CMDQ_PROD, commands.len() as u32);
         let done = machine.read32(CMDQ_CONS) & 0xff;

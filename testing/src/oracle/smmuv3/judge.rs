@@ -4,10 +4,10 @@ use super::tables::Shape;
 use crate::machine::Machine;
 use crate::machine::model::Sender;
 use crate::machine::smmuv3::requester;
+use crate::oracle::queues::{self, COMMANDS, FAULTS, Queues};
 use crate::oracle::tables::{Decision, Layout, Request, Subject};
 use crate::reference::{Update, Words, smmuv3 as reference};
-use portcullis_driver::platform::Memory as _;
-use portcullis_spec::{Pasid, PhysAddr};
+use portcullis_spec::Pasid;
 use std::fmt;
 
 /// An event record (7.3), as far as it is defined.
@@ -112,27 +112,8 @@ const EVENTQ_BASE: u64 = 0xa0;
 const EVENTQ_PROD: u64 = 0x1_00a8;
 const EVENTQ_CONS: u64 = 0x1_00ac;
 
-/// log2 of the entries of both queues.
-const QUEUE_BITS: u32 = 6;
-/// Where the command queue lies, from the start of memory.
-pub(super) const COMMANDS: u64 = 30 << 20;
-/// Where the event queue lies, from the start of memory.
-const EVENTS: u64 = COMMANDS + 0x1_0000;
-
-/// Submit commands and wait for nothing: units do them when they are submitted. Whether all were consumed.
-pub fn submit<M: Machine>(machine: &M, commands: &[[u64; 2]]) -> bool {
-    let wrapping = (2 << QUEUE_BITS) - 1;
-    let base = machine.ram().base().0 + COMMANDS;
-    let mut index = machine.read32(CMDQ_PROD) & wrapping;
-    for [low, high] in commands {
-        let at = base + u64::from(index & (wrapping >> 1)) * 16;
-        machine.ram().store64(PhysAddr(at), *low);
-        machine.ram().store64(PhysAddr(at + 8), *high);
-        index = (index + 1) & wrapping;
-    }
-    machine.write32(CMDQ_PROD, index);
-    machine.read32(CMDQ_CONS) & wrapping == index
-}
+const QUEUES: Queues =
+    Queues { commands: CMDQ_PROD, faults: (EVENTQ_PROD, EVENTQ_CONS), index: (2 << queues::BITS) - 1 };
 
 impl Subject for Smmuv3 {
     type Shape = Shape;
@@ -178,27 +159,11 @@ impl Subject for Smmuv3 {
         machine.write32(STRTAB_BASE_CFG, unit.strtab_base_cfg as u32);
         machine.write32(CR0, CR0_QUEUES | CR0_SMMUEN);
         // CMD_CFGI_ALL, CMD_TLBI_NSNH_ALL, CMD_TLBI_EL2_ALL, CMD_SYNC (4.3, 4.4, 4.7).
-        submit(machine, &[[0x04, 31], [0x30, 0], [0x20, 0], [0x46, 0]]);
+        QUEUES.submit(machine, &[[0x04, 31], [0x30, 0], [0x20, 0], [0x46, 0]], false);
     }
 
     fn take_faults<M: Machine>(machine: &M, _: &Self::Unit) -> Vec<Recorded> {
-        let wrapping = (2 << QUEUE_BITS) - 1;
-        let base = machine.ram().base().0 + EVENTS;
-        let end = machine.read32(EVENTQ_PROD) & wrapping;
-        let begin = machine.read32(EVENTQ_CONS) & wrapping;
-        let mut index = begin;
-        let mut records = Vec::new();
-        while index != end {
-            let at = base + u64::from(index & (wrapping >> 1)) * 32;
-            records.push(Recorded::decode(
-                [0, 8, 16, 24].map(|offset| machine.ram().load64(PhysAddr(at + offset))),
-            ));
-            index = (index + 1) & wrapping;
-        }
-        if begin != end {
-            machine.write32(EVENTQ_CONS, machine.read32(EVENTQ_PROD));
-        }
-        records
+        QUEUES.take_faults(machine, false, Recorded::decode)
     }
 
     fn sender(shape: &Shape) -> Sender {
@@ -215,10 +180,10 @@ pub fn enable<M: Machine>(machine: &M) -> reference::Unit {
     const CR2_RECINVSID: u32 = 1 << 1;
     let base = machine.ram().base().0;
     machine.write32(CR0, 0);
-    machine.write64(CMDQ_BASE, (base + COMMANDS) | u64::from(QUEUE_BITS));
+    machine.write64(CMDQ_BASE, (base + COMMANDS) | u64::from(queues::BITS));
     machine.write32(CMDQ_PROD, 0);
     machine.write32(CMDQ_CONS, 0);
-    machine.write64(EVENTQ_BASE, (base + EVENTS) | u64::from(QUEUE_BITS));
+    machine.write64(EVENTQ_BASE, (base + FAULTS) | u64::from(queues::BITS));
     machine.write32(EVENTQ_PROD, 0);
     machine.write32(EVENTQ_CONS, 0);
     machine.write32(CR2, CR2_RECINVSID);

@@ -1,14 +1,15 @@
 //! Programs of the SMMUv3's driver.
 
-use crate::machine::qemu::QemuMachine;
+use crate::machine::qemu::Board;
 use crate::machine::ram::Ram;
 use crate::machine::recorder::{Access, Recorder};
 use crate::machine::smmuv3::{Smmuv3Machine, Stages, board, like_qemu, model, requester};
 use crate::machine::{Machine, MachineError};
 use crate::oracle::lockstep::{EXACT, Tolerance};
-use crate::oracle::programs::Driving;
+use crate::oracle::programs::{Driving, Platform, Started};
 use crate::oracle::shadow::{Rules, Why};
 use portcullis_driver::smmuv3::{Options, Smmuv3};
+use portcullis_spec::Requester;
 
 /// The driver of the SMMUv3.
 #[derive(Debug)]
@@ -32,19 +33,11 @@ impl Driving for Smmuv3Driver {
     };
     const RECORDS_ALL: bool = true;
 
-    fn qemu(stages: Stages) -> Result<QemuMachine, MachineError> {
-        QemuMachine::start(&board(stages), requester)
-    }
+    const BOARD: fn(Stages) -> Board = board;
+    const REQUESTER: fn(u16) -> Requester = requester;
+    const MODEL: fn(Stages) -> Result<Self::Model, MachineError> = |stages| model(like_qemu(stages));
 
-    fn model(stages: Stages) -> Result<Smmuv3Machine, MachineError> {
-        model(like_qemu(stages))
-    }
-
-    fn start<'m, M: Machine>(
-        _: Stages,
-        registers: &'m Recorder<&'m M>,
-        ram: &'m Ram,
-    ) -> Result<Self::Driver<'m, M>, portcullis_driver::Error> {
+    fn start<'m, M: Machine>(_: Stages, (registers, ram): Platform<'m, M>) -> Started<'m, Self, M> {
         // Room for a record of each byte.
         Smmuv3::start(registers, ram, Options { event_queue_size: 7, ..Options::default() })
     }

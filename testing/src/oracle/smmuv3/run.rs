@@ -5,9 +5,8 @@ use super::programs::Smmuv3Driver;
 use super::qemu_tables::Mode;
 use super::{model_tables, qemu_tables};
 use crate::machine::smmuv3::Stages;
-use crate::oracle::programs::{by_hand, random};
 use crate::oracle::report::Extent;
-use crate::oracle::tables::random_bits::{self, RANDOM_BITS};
+use crate::oracle::run::jobs;
 use crate::oracle::{Failure, Job, Tally, all};
 
 /// Run the checks with QEMU, half of them steps of programs, half hand-made tables, shared between the stages; and hand-made
@@ -16,22 +15,12 @@ use crate::oracle::{Failure, Job, Tally, all};
 /// What was compared, without what ended in a failure; and the failures.
 #[must_use]
 pub fn run(extent: Extent) -> (Tally, Vec<Failure>) {
-    let Extent { cases, seed, .. } = extent;
-    let judged = extent.judged().div_ceil(2);
-    let share = cases.div_ceil(2 * Stages::ALL.len() as u64);
-    let mut jobs: Vec<Job> = Vec::new();
-    for stages in Stages::ALL {
-        jobs.push(Box::new(move || by_hand::<Smmuv3Driver>(stages)));
-        jobs.push(Box::new(move || random::<Smmuv3Driver>(stages, share, seed)));
-    }
-    let modes = Mode::all();
-    let tables_share = cases.div_ceil(2 * modes.len() as u64);
-    for mode in modes {
-        jobs.push(Box::new(move || qemu_tables::run(mode, tables_share, seed)));
-    }
-    jobs.push(Box::new(qemu_tables::assert_departures));
-    jobs.push(Box::new(move || model_tables::run(judged, seed)));
-    jobs.push(Box::new(move || model_tables::run(judged, !seed)));
-    jobs.push(Box::new(move || random_bits::run::<Smmuv3>(RANDOM_BITS, seed).map(|(tally, _)| tally)));
+    let (judged, seed) = (extent.judged().div_ceil(2), extent.seed);
+    let mut jobs = jobs::<Smmuv3Driver, Smmuv3, _>(extent, &Stages::ALL, &Mode::all(), qemu_tables::run);
+    jobs.extend::<[Job; 3]>([
+        Box::new(qemu_tables::assert_departures),
+        Box::new(move || model_tables::run(judged, seed)),
+        Box::new(move || model_tables::run(judged, !seed)),
+    ]);
     all(jobs)
 }

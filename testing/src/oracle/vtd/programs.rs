@@ -1,6 +1,6 @@
 //! Programs of the VT-d driver.
 
-use crate::machine::qemu::QemuMachine;
+use crate::machine::qemu::Board;
 use crate::machine::ram::Ram;
 use crate::machine::recorder::{Access, Recorder};
 use crate::machine::vtd::{Mode, VtdMachine, board, like_qemu, model, requester};
@@ -8,12 +8,12 @@ use crate::machine::{Machine, MachineError};
 use crate::oracle::generate::SPACES;
 use crate::oracle::lockstep::Tolerance;
 use crate::oracle::program::Step;
-use crate::oracle::programs::{Driving, Failed, run};
+use crate::oracle::programs::{Driving, Failed, Platform, Started, run};
 use crate::oracle::shadow::{Rules, SpaceKind};
 use crate::oracle::vtd::departures::TOLERANCE;
 use crate::oracle::{Failure, Tally};
 use portcullis_driver::vtd::{Options, Vtd};
-use portcullis_spec::Fault;
+use portcullis_spec::{Fault, Requester};
 
 /// The VT-d driver.
 #[derive(Debug)]
@@ -26,19 +26,11 @@ impl Driving for VtdDriver {
 
     const TOLERANCE: Tolerance = TOLERANCE;
 
-    fn qemu(mode: Mode) -> Result<QemuMachine, MachineError> {
-        QemuMachine::start(&board(mode), requester)
-    }
+    const BOARD: fn(Mode) -> Board = board;
+    const REQUESTER: fn(u16) -> Requester = requester;
+    const MODEL: fn(Mode) -> Result<Self::Model, MachineError> = |mode| model(like_qemu(mode));
 
-    fn model(mode: Mode) -> Result<VtdMachine, MachineError> {
-        model(like_qemu(mode))
-    }
-
-    fn start<'m, M: Machine>(
-        mode: Mode,
-        registers: &'m Recorder<&'m M>,
-        ram: &'m Ram,
-    ) -> Result<Self::Driver<'m, M>, portcullis_driver::Error> {
+    fn start<'m, M: Machine>(mode: Mode, (registers, ram): Platform<'m, M>) -> Started<'m, Self, M> {
         let options = Options { host_address_bits: mode.address_bits(), ..Options::default() };
         Vtd::start(registers, ram, options)
     }
