@@ -3,7 +3,7 @@
 mod hooked;
 mod riscv_machine;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -23,13 +23,12 @@ const FENCE: [u64; 2] = [2 | 1 << 10 | 1 << 32, STATUS >> 2];
 
 /// A unit over hooked memory, with [`DEVICE`]'s page 0x1000 at [`TARGET`]; and the place of its last entry.
 fn hooked() -> (Bench, Arc<Hooked>, u64) {
-    let mut memory = None;
-    let bench = Bench::over(RiscvConfig::default(), |inner| memory.insert(Hooked::new(inner)).clone());
+    let (bench, memory) = hooked::over(|view| Bench::over(RiscvConfig::default(), view));
     bench.queues_on();
     bench.set_levels(3);
     let root = bench.first_stage(DEVICE, 3, 0x1000);
     let leaf = bench.map(root, 3, 0, 0x1000, pte(TARGET, LEAF));
-    (bench, memory.unwrap(), leaf)
+    (bench, memory, leaf)
 }
 
 /// Puts commands in the queue, for a tail of so many.
@@ -41,29 +40,17 @@ fn queue(bench: &Bench, commands: &[[u64; 2]]) -> u32 {
     commands.len() as u32
 }
 
-/// Lets a device's write to [`TARGET`] stop before it lands; what to send to let it go on.
-fn stop_a_write(bench: &Bench, memory: &Hooked) -> (mpsc::Sender<()>, std::thread::JoinHandle<()>) {
-    let (inside, is_inside) = mpsc::channel();
-    let (go_on, may_go_on) = mpsc::channel::<()>();
-    *memory.before_write.lock().unwrap() = Some((
-        TARGET,
-        0,
-        Box::new(move || {
-            inside.send(()).unwrap();
-            may_go_on.recv().unwrap();
-        }),
-    ));
+/// A device's write to [`TARGET`].
+fn write(bench: &Bench) -> impl FnOnce() + Send + 'static {
     let port = bench.port(DEVICE, None);
-    let device = std::thread::spawn(move || port.write(Iova(0x1000), &0xdeadu64.to_le_bytes()).unwrap());
-    is_inside.recv().unwrap();
-    (go_on, device)
+    move || port.write(Iova(0x1000), &0xdeadu64.to_le_bytes()).unwrap()
 }
 
 /// Invariant 1: a fence is written only after every earlier invalidation is applied and drained.
 #[test]
 fn a_fence_is_not_written_while_a_device_still_uses_what_went() {
     let (bench, memory, leaf) = hooked();
-    let (go_on, device) = stop_a_write(&bench, &memory);
+    let (go_on, device) = memory.stop_a_write(TARGET, write(&bench));
     // The page is unmapped and the queue is told; the write above is still on its way.
     bench.put(leaf, 0);
     let tail = queue(&bench, &[FORGET, FENCE]);
@@ -93,48 +80,28 @@ fn a_mode_is_in_force_when_its_write_returns() {
     ];
     for (name, command) in commands {
         let (bench, memory, _) = hooked();
-        let (go_on, device) = stop_a_write(&bench, &memory);
-        let done = Arc::new(AtomicBool::new(false));
-        let software = std::thread::spawn({
-            let (unit, done) = (bench.unit.clone(), done.clone());
-            move || {
-                command(&unit);
-                done.store(true, Ordering::SeqCst);
-            }
-        });
-        std::thread::sleep(Duration::from_millis(20));
-        assert!(!done.load(Ordering::SeqCst), "{name}");
-        go_on.send(()).unwrap();
-        software.join().unwrap();
+        let unit = bench.unit.clone();
+        let device = memory.returns_after_a_write(name, (TARGET, write(&bench)), move || command(&unit));
         device.join().unwrap();
     }
 }
 
-/// Software that changes memory and submits the queue while a device's look-up or walk stands in the middle. The queue has passed `head`
-/// commands when that goes on; the thread that submits comes by the channel.
+/// [`Hooked::race`] with a word that changes and commands, of which the queue has passed all but the last.
 fn race(
     bench: &Bench,
     memory: &Hooked,
-    (at, others): (u64, u32),
+    at: (u64, u32),
     change: (u64, u64),
     commands: &[[u64; 2]],
 ) -> mpsc::Receiver<std::thread::JoinHandle<()>> {
     let tail = queue(bench, commands);
-    let (started, software) = mpsc::channel();
-    let (unit, words) = (bench.unit.clone(), bench.memory.clone());
-    let hook = Box::new(move || {
-        words.store64(PhysAddr(change.0), change.1).unwrap();
-        let thread = std::thread::spawn({
-            let unit = unit.clone();
-            move || unit.write32(CQT, tail)
-        });
-        while unit.read32(CQH) < tail - 1 {
-            std::thread::yield_now();
-        }
-        started.send(thread).unwrap();
-    });
-    *memory.after_load.lock().unwrap() = Some((at, others, hook));
-    software
+    let (unit, submitted, words) = (bench.unit.clone(), bench.unit.clone(), bench.memory.clone());
+    memory.race(
+        at,
+        move || words.store64(PhysAddr(change.0), change.1).unwrap(),
+        move || unit.write32(CQT, tail),
+        move || submitted.read32(CQH) >= tail - 1,
+    )
 }
 
 /// Invariant 2: a walk that read an entry before the invalidation inserts nothing that outlives it.

@@ -12,7 +12,7 @@ use portcullis_model::Registers;
 use portcullis_model::riscv::config::{Interrupts, RiscvConfig};
 use portcullis_spec::riscv::Cause;
 use portcullis_spec::{Access, Iova};
-use random::{DEADLINE, Random, pieces};
+use random::{DEADLINE, Random, pieces, write_and_read};
 use riscv_machine::*;
 
 fn check<T>(result: Result<T, AccessError>) {
@@ -181,18 +181,13 @@ fn random_registers() {
                 1..=4 => random.below(0x60 / 4) * 4,
                 _ => random.below(0x400 / 4) * 4,
             };
-            let length = [1, 2, 4, 4, 4, 8, 8, 16][random.below(8) as usize];
-            let value = match random.below(4) {
+            write_and_read(&mut random, &bench.unit, offset, |random| match random.below(4) {
                 0 => random.next(),
                 1 => random.next() & random.next() & random.next(),
                 2 => random.below(32),
                 // Something that lies in memory: a page number, and low bits.
                 _ => (random.below(MEMORY) & !0xfff) >> 2 | random.below(16),
-            };
-            let mut bytes = vec![0; length];
-            bytes[..length.min(8)].copy_from_slice(&value.to_le_bytes()[..length.min(8)]);
-            bench.unit.mmio_write(offset, &bytes);
-            bench.unit.mmio_read(offset, &mut bytes);
+            });
             let iova = random.next() & random.next() & 0xff_ffff;
             check(bench.load(random.next() as u32, iova));
             let port = bench.port(random.next() as u32, Some(random.next() as u32 & 0xf_ffff));

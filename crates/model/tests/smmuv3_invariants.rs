@@ -2,14 +2,14 @@
 //! nothing (2), registers answer meanwhile (3), no write before Dirty (5). Bad input (6) is in `smmuv3_random.rs`, "blocked
 //! wins" (7) in `smmuv3_streams.rs` and `smmuv3_contexts.rs`.
 
-mod common;
+mod hooked;
 mod smmuv3_machine;
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use common::hooked::{self, Hooked};
+use hooked::Hooked;
 use portcullis_model::Registers;
 use portcullis_model::smmuv3::config::Smmuv3Config;
 use portcullis_spec::Iova;
@@ -17,26 +17,16 @@ use smmuv3_machine::*;
 
 /// A machine over hooked memory, with `STREAM` on an empty stage 1.
 fn hooked() -> (Machine, Arc<Hooked>, u64) {
-    let mut memory = None;
-    let mut machine = Machine::over(Smmuv3Config::full(), |inner| memory.insert(Hooked::new(inner)).clone());
+    let (mut machine, memory) = hooked::over(|view| Machine::over(Smmuv3Config::full(), view));
     machine.enable();
     let table = machine.attach(STREAM, 7);
-    (machine, memory.unwrap(), table)
+    (machine, memory, table)
 }
 
-/// A device whose write to PAGE is under way: it says when it is there, and goes on when it is told.
-fn writing(machine: &Machine, memory: &Hooked) -> (mpsc::Sender<()>, std::thread::JoinHandle<()>) {
-    let (inside, is_inside) = mpsc::channel();
-    let (go_on, may_go_on) = mpsc::channel::<()>();
-    let pause = move || {
-        inside.send(()).unwrap();
-        may_go_on.recv().unwrap();
-    };
-    *memory.before_write.lock().unwrap() = Some((PAGE, 0, Box::new(pause)));
+/// A device's write to [`PAGE`].
+fn writes(machine: &Machine) -> impl FnOnce() + Send + 'static {
     let port = machine.port(STREAM);
-    let device = std::thread::spawn(move || write(&port, 0x1000).unwrap());
-    is_inside.recv().unwrap();
-    (go_on, device)
+    move || write(&port, 0x1000).unwrap()
 }
 
 /// Invariants 1 and 3: a CMD_SYNC is not consumed, nor its message sent, while a device still uses what went before it; and
@@ -46,7 +36,7 @@ fn a_sync_is_not_consumed_while_a_device_still_uses_what_went() {
     let (mut machine, memory, table) = hooked();
     let leaf = machine.map(table, 0x1000, PAGE, S1 | USER);
     machine.put(PAGE, 0xaa);
-    let (go_on, device) = writing(&machine, &memory);
+    let (go_on, device) = memory.stop_a_write(PAGE, writes(&machine));
     machine.put(leaf, 0);
     // CMD_TLBI_NH_ASID, and a CMD_SYNC that writes memory.
     machine.put_words(COMMANDS, &[0x11 | 7 << 48, 0]);
@@ -70,18 +60,11 @@ fn translation_goes_off_after_the_drain() {
     let (mut machine, memory, table) = hooked();
     machine.map(table, 0x1000, PAGE, S1 | USER);
     machine.put(PAGE, 0xaa);
-    let (go_on, device) = writing(&machine, &memory);
-    let (done, is_done) = mpsc::channel();
     let unit = machine.unit.clone();
-    let software = std::thread::spawn(move || {
+    let device = memory.returns_after_a_write("CR0", (PAGE, writes(&machine)), move || {
         unit.write32(CR0, CMDQEN | EVENTQEN);
-        done.send(()).unwrap();
     });
-    assert!(is_done.recv_timeout(Duration::from_millis(50)).is_err(), "disabled while a device still writes");
-    go_on.send(()).unwrap();
-    is_done.recv().unwrap();
     assert_eq!(machine.get(PAGE), 0);
-    software.join().unwrap();
     device.join().unwrap();
 }
 

@@ -1,48 +1,33 @@
 //! Bad input: random bits in every table entry, command and register. Nothing panics or takes long, what is refused has an
 //! event of SMMUv3's, and another requester notices nothing (invariant 6). `PORTCULLIS_RANDOM_ROUNDS` makes it longer.
 
+mod random;
 mod smmuv3_machine;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use portcullis_model::AccessError;
 use portcullis_model::Registers;
 use portcullis_model::smmuv3::config::{Smmuv3Config, StallModel};
 use portcullis_spec::smmuv3::event::EventNumber;
 use portcullis_spec::{Access, Iova};
+use random::{DEADLINE, Random, register_value, rounds_or, write_and_read};
 use smmuv3_machine::*;
 
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    /// A word that is likely to get somewhere: a valid one with a few bits changed, or all random.
-    fn disturb(&mut self, value: u64) -> u64 {
-        match self.below(5) {
-            0 => self.next(),
-            1 | 2 => value ^ 1 << self.below(64),
-            3 => value ^ 1 << self.below(64) ^ 1 << self.below(64),
-            _ => value & self.next() | self.next() & self.next() & self.next() & 0xfff,
-        }
+/// A word that is likely to get somewhere: a valid one with a few bits changed, or all random.
+fn disturbed(random: &mut Random, value: u64) -> u64 {
+    match random.below(5) {
+        0 => random.next(),
+        1 | 2 => value ^ 1 << random.below(64),
+        3 => value ^ 1 << random.below(64) ^ 1 << random.below(64),
+        _ => value & random.next() | random.next() & random.next() & random.next() & 0xfff,
     }
 }
 
 fn rounds() -> u64 {
-    std::env::var("PORTCULLIS_RANDOM_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(4_000)
+    rounds_or(4_000)
 }
 
 fn check<T>(result: Result<T, AccessError>) {
@@ -51,8 +36,6 @@ fn check<T>(result: Result<T, AccessError>) {
         assert!(code == 0 || EventNumber::decode(code).is_some(), "{fault:?}");
     }
 }
-
-const DEADLINE: Duration = Duration::from_secs(10);
 
 /// The stream that is disturbed, and the one that must keep its page: in other second-level tables.
 const VICTIM: u32 = 0x105;
@@ -92,7 +75,7 @@ fn disturb(machine: &Machine, words: &[u64], seed: u64, commands: &Mutex<()>) {
         let begun = Instant::now();
         for _ in 0..=random.below(3) {
             let chosen = random.below(words.len() as u64) as usize;
-            machine.put(words[chosen], random.disturb(good[chosen]));
+            machine.put(words[chosen], disturbed(&mut random, good[chosen]));
         }
         {
             let _turn = commands.lock().unwrap_or_else(PoisonError::into_inner);
@@ -249,17 +232,7 @@ fn random_registers() {
                 2 => CR0,
                 _ => random.below(0x120 / 4) * 4,
             };
-            let length = [1, 2, 4, 4, 4, 8, 8, 16][random.below(8) as usize];
-            let value = match random.below(3) {
-                0 => random.next(),
-                1 => random.next() & random.next() & random.next(),
-                // Something that lies in memory.
-                _ => random.below(MEMORY) & !0xfff | random.below(0x1000) & 0xc07,
-            };
-            let mut bytes = vec![0; length];
-            bytes[..length.min(8)].copy_from_slice(&value.to_le_bytes()[..length.min(8)]);
-            machine.unit.mmio_write(offset, &bytes);
-            machine.unit.mmio_read(offset, &mut bytes);
+            write_and_read(&mut random, &machine.unit, offset, |random| register_value(random, MEMORY));
             let iova = random.next() & random.next() & 0xff_ffff;
             check(machine.read(random.next() as u32 & 0x1f, iova));
             check(read(&machine.substream_port(STREAM, random.next() as u32 & 0xf_ffff), iova));

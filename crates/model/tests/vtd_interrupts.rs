@@ -6,7 +6,6 @@ mod random;
 use std::sync::{Arc, Barrier, mpsc};
 use std::time::Duration;
 
-use common::hooked::Hooked;
 use common::*;
 use portcullis_model::vtd::VtdUnit;
 use portcullis_model::vtd::config::{ConfigError, InterruptConfig, VtdConfig};
@@ -481,10 +480,8 @@ fn a_wait_is_not_written_while_an_interrupt_is_under_way() {
 /// Invariant 2, for interrupts: an entry read before it was invalidated is not kept.
 #[test]
 fn an_entry_that_races_its_invalidation_is_not_kept() {
-    let mut memory = None;
     let config = VtdConfig { interrupts: Some(InterruptConfig::default()), ..VtdConfig::default() };
-    let mut machine = Machine::over(config, |inner| memory.insert(Hooked::new(inner)).clone());
-    let memory = memory.unwrap();
+    let (mut machine, memory) = hooked::over(|view| Machine::over(config, view));
     machine.enable_queue(false);
     switch_on(&machine, false);
     entry(&machine, 1, 1, 0);

@@ -6,11 +6,11 @@
 mod common;
 
 use std::cell::RefCell;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use common::hooked::Hooked;
+use common::hooked::{self, Hooked};
 use common::*;
 use portcullis_model::GuestMemory;
 use portcullis_model::Registers;
@@ -20,14 +20,36 @@ use portcullis_spec::{Iova, PhysAddr};
 
 /// A legacy machine over hooked memory, with `DEVICE` on empty tables of domain 7.
 fn hooked(config: VtdConfig) -> (Machine, Arc<Hooked>, u64) {
-    let mut memory = None;
-    let mut machine = Machine::over(config, |inner| memory.insert(Hooked::new(inner)).clone());
+    let (mut machine, memory) = hooked::over(|view| Machine::over(config, view));
     machine.set_root(machine.root);
     machine.enable_queue(false);
     machine.command(TE);
     let table = machine.allocate();
     machine.attach(DEVICE, table, 7);
-    (machine, memory.unwrap(), table)
+    (machine, memory, table)
+}
+
+/// A device's write to [`PAGE`].
+fn writes(machine: &Machine) -> impl FnOnce() + Send + 'static {
+    let port = machine.port(DEVICE);
+    move || write(&port, 0x1000, 0xdead).unwrap()
+}
+
+/// [`Hooked::race`] with a word that changes and descriptors that were queued, up to `tail`; the queue has passed `passed`.
+fn race(
+    machine: &Machine,
+    memory: &Hooked,
+    at: (u64, u32),
+    change: (u64, u64),
+    (passed, tail): (u64, u64),
+) -> mpsc::Receiver<std::thread::JoinHandle<()>> {
+    let (unit, submitted, words) = (machine.unit.clone(), machine.unit.clone(), machine.memory.clone());
+    memory.race(
+        at,
+        move || words.store64(PhysAddr(change.0), change.1).unwrap(),
+        move || unit.write64(0x88, tail),
+        move || submitted.read64(0x80) >= passed,
+    )
 }
 
 /// Invariant 1: a wait is written only after every earlier invalidation is applied and drained: no device thread is
@@ -36,19 +58,7 @@ fn hooked(config: VtdConfig) -> (Machine, Arc<Hooked>, u64) {
 fn a_wait_is_not_written_while_a_device_still_uses_what_went() {
     let (mut machine, memory, table) = hooked(VtdConfig::default());
     let leaf = machine.map(table, 0x1000, PAGE, RW);
-    let (inside, is_inside) = mpsc::channel();
-    let (go_on, may_go_on) = mpsc::channel::<()>();
-    *memory.before_write.lock().unwrap() = Some((
-        PAGE,
-        0,
-        Box::new(move || {
-            inside.send(()).unwrap();
-            may_go_on.recv().unwrap();
-        }),
-    ));
-    let port = machine.port(DEVICE);
-    let device = std::thread::spawn(move || write(&port, 0x1000, 0xdead));
-    is_inside.recv().unwrap();
+    let (go_on, device) = memory.stop_a_write(PAGE, writes(&machine));
     // The page is unmapped and the queue is told; the write above is still on its way.
     machine.put(leaf, 0);
     machine.put(STATUS, 0);
@@ -61,7 +71,7 @@ fn a_wait_is_not_written_while_a_device_still_uses_what_went() {
     go_on.send(()).unwrap();
     software.join().unwrap();
     assert_eq!((machine.get(STATUS), machine.get(PAGE)), (1, 0xdead));
-    device.join().unwrap().unwrap();
+    device.join().unwrap();
     machine.refused(machine.read(DEVICE, 0x1000), 0x6);
 }
 
@@ -79,32 +89,9 @@ fn register_commands_complete_after_the_drain() {
         let (mut machine, memory, table) = hooked(VtdConfig::default());
         machine.unit.write32(0x18, TE);
         machine.map(table, 0x1000, PAGE, RW);
-        let (inside, is_inside) = mpsc::channel();
-        let (go_on, may_go_on) = mpsc::channel::<()>();
-        *memory.before_write.lock().unwrap() = Some((
-            PAGE,
-            0,
-            Box::new(move || {
-                inside.send(()).unwrap();
-                may_go_on.recv().unwrap();
-            }),
-        ));
-        let port = machine.port(DEVICE);
-        let device = std::thread::spawn(move || write(&port, 0x1000, 1));
-        is_inside.recv().unwrap();
-        let done = Arc::new(AtomicBool::new(false));
-        let software = std::thread::spawn({
-            let (unit, done) = (machine.unit.clone(), done.clone());
-            move || {
-                command(&unit);
-                done.store(true, Ordering::SeqCst);
-            }
-        });
-        std::thread::sleep(Duration::from_millis(20));
-        assert!(!done.load(Ordering::SeqCst), "{name}");
-        go_on.send(()).unwrap();
-        software.join().unwrap();
-        device.join().unwrap().unwrap();
+        let unit = machine.unit.clone();
+        let device = memory.returns_after_a_write(name, (PAGE, writes(&machine)), move || command(&unit));
+        device.join().unwrap();
     }
 }
 
@@ -116,24 +103,9 @@ fn a_walk_that_races_an_invalidation_leaves_nothing_behind() {
     machine.put(PAGE, 1);
     machine.put(OTHER_PAGE, 2);
     machine.queue(&[[2 | 1 << 4, 0], [5 | 1 << 5 | 1 << 32, STATUS]]);
-    let (started, software) = mpsc::channel();
-    let hook = {
-        let (unit, memory) = (machine.unit.clone(), machine.memory.clone());
-        // The device's walk has just read the old leaf. Now software changes it and invalidates; the invalidation is
-        // applied (the head has passed it) before the walk goes on.
-        Box::new(move || {
-            memory.store64(PhysAddr(leaf), OTHER_PAGE | RW).unwrap();
-            let thread = std::thread::spawn({
-                let unit = unit.clone();
-                move || unit.write64(0x88, 32)
-            });
-            while unit.read64(0x80) == 0 {
-                std::thread::yield_now();
-            }
-            started.send(thread).unwrap();
-        })
-    };
-    *memory.after_load.lock().unwrap() = Some((leaf, 0, hook));
+    // The device's walk has just read the old leaf. Now software changes it and invalidates; the invalidation is
+    // applied (the head has passed it) before the walk goes on.
+    let software = race(&machine, &memory, (leaf, 0), (leaf, OTHER_PAGE | RW), (16, 32));
     // The access began before the invalidation completed: it may still see the old page.
     assert_eq!(machine.read(DEVICE, 0x1000), Ok(1));
     software.recv().unwrap().join().unwrap();
@@ -148,23 +120,8 @@ fn a_look_up_that_races_an_invalidation_leaves_nothing_behind() {
     machine.map(table, 0x1000, PAGE, RW);
     let entry = machine.context_entry(DEVICE);
     machine.queue(&[[1 | 1 << 4, 0], [2 | 1 << 4, 0], [5 | 1 << 5 | 1 << 32, STATUS]]);
-    let (started, software) = mpsc::channel();
-    let hook = {
-        let (unit, memory) = (machine.unit.clone(), machine.memory.clone());
-        Box::new(move || {
-            memory.store64(PhysAddr(entry), 0).unwrap();
-            let thread = std::thread::spawn({
-                let unit = unit.clone();
-                move || unit.write64(0x88, 48)
-            });
-            while unit.read64(0x80) < 32 {
-                std::thread::yield_now();
-            }
-            started.send(thread).unwrap();
-        })
-    };
     // An entry is read twice, to see that nobody is changing it; after the second reading the look-up believes it.
-    *memory.after_load.lock().unwrap() = Some((entry + 8, 1, hook));
+    let software = race(&machine, &memory, (entry + 8, 1), (entry, 0), (32, 48));
     assert!(machine.read(DEVICE, 0x1000).is_ok());
     software.recv().unwrap().join().unwrap();
     machine.refused(machine.read(DEVICE, 0x1000), 0x2);
@@ -201,19 +158,7 @@ fn nothing_is_written_after_an_unmap_has_completed() {
 fn registers_are_read_while_a_command_drains() {
     let (mut machine, memory, table) = hooked(VtdConfig::default());
     machine.map(table, 0x1000, PAGE, RW);
-    let (inside, is_inside) = mpsc::channel();
-    let (go_on, may_go_on) = mpsc::channel::<()>();
-    *memory.before_write.lock().unwrap() = Some((
-        PAGE,
-        0,
-        Box::new(move || {
-            inside.send(()).unwrap();
-            may_go_on.recv().unwrap();
-        }),
-    ));
-    let port = machine.port(DEVICE);
-    let device = std::thread::spawn(move || write(&port, 0x1000, 1));
-    is_inside.recv().unwrap();
+    let (go_on, device) = memory.stop_a_write(PAGE, writes(&machine));
     machine.queue(&[[2 | 1 << 4, 0], [5 | 1 << 5 | 1 << 32, STATUS]]);
     let unit = machine.unit.clone();
     let software = std::thread::spawn(move || unit.write64(0x88, 32));
@@ -226,7 +171,7 @@ fn registers_are_read_while_a_command_drains() {
     assert_eq!(machine.unit.read32(GSTS) & TE, TE);
     go_on.send(()).unwrap();
     software.join().unwrap();
-    device.join().unwrap().unwrap();
+    device.join().unwrap();
 }
 
 /// Invariant 5: a flag that can't be set refuses the access (SFS.10, SSS.6); nothing is granted before Dirty is set.
@@ -235,9 +180,7 @@ fn an_access_whose_flags_can_not_be_set_is_refused() {
     const SSADE: u64 = 1 << 9;
     const PWSNP: u64 = 1 << 23;
     for restless in [false, true] {
-        let mut memory = None;
-        let mut machine = Machine::over(VtdConfig::full(), |inner| memory.insert(Hooked::new(inner)).clone());
-        let memory: Arc<Hooked> = memory.unwrap();
+        let (mut machine, memory) = hooked::over(|view| Machine::over(VtdConfig::full(), view));
         machine.set_root(machine.root | 1 << 10);
         machine.enable_queue(true);
         machine.command(TE);

@@ -13,7 +13,7 @@ use portcullis_model::Registers;
 use portcullis_model::vtd::config::VtdConfig;
 use portcullis_spec::vtd::VtdFaultReason;
 use portcullis_spec::{Access, Iova, PhysAddr};
-use random::{DEADLINE, Random, rounds};
+use random::{DEADLINE, Random, register_value, rounds, write_and_read};
 
 fn check(result: Result<u64, AccessError>) {
     if let Err(AccessError::Refused(fault)) = result {
@@ -148,17 +148,7 @@ fn random_registers() {
             let begun = Instant::now();
             let offset = random.below(size + 64);
             let offset = if random.below(8) == 0 { offset } else { random.below(0x240 / 4) * 4 };
-            let length = [1, 2, 4, 4, 4, 8, 8, 16][random.below(8) as usize];
-            let value = match random.below(3) {
-                0 => random.next(),
-                1 => random.next() & random.next() & random.next(),
-                // Something that lies in memory.
-                _ => random.below(MEMORY) & !0xfff | random.below(0x1000) & 0xc07,
-            };
-            let mut bytes = vec![0; length];
-            bytes[..length.min(8)].copy_from_slice(&value.to_le_bytes()[..length.min(8)]);
-            machine.unit.mmio_write(offset, &bytes);
-            machine.unit.mmio_read(offset, &mut bytes);
+            write_and_read(&mut random, &machine.unit, offset, |random| register_value(random, MEMORY));
             let iova = random.next() & random.next() & 0xff_ffff;
             check(machine.read(random.next() as u16, iova));
             check(read(&machine.pasid_port(DEVICE, random.next() as u32 & 0xf_ffff), iova));

@@ -2,7 +2,9 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use portcullis_model::{GuestMemory, MemoryError, OwnedMemory};
 use portcullis_spec::PhysAddr;
@@ -41,6 +43,78 @@ impl Hooked {
         if let Some((_, _, hook)) = taken {
             hook();
         }
+    }
+}
+
+/// What `build` makes, which is given what stands between a unit and its memory; and the hooked memory there.
+pub fn over<M>(
+    build: impl FnOnce(&mut dyn FnMut(Arc<OwnedMemory>) -> Arc<dyn GuestMemory>) -> M,
+) -> (M, Arc<Hooked>) {
+    let mut memory = None;
+    let machine = build(&mut |inner| memory.insert(Hooked::new(inner)).clone());
+    (machine, memory.unwrap())
+}
+
+impl Hooked {
+    /// Lets `write`, a device's write to `address`, stop before it lands; what to send to let it go on.
+    pub fn stop_a_write(
+        &self,
+        address: u64,
+        write: impl FnOnce() + Send + 'static,
+    ) -> (mpsc::Sender<()>, JoinHandle<()>) {
+        let (inside, is_inside) = mpsc::channel();
+        let (go_on, may_go_on) = mpsc::channel::<()>();
+        let pause = move || {
+            inside.send(()).unwrap();
+            may_go_on.recv().unwrap();
+        };
+        *self.before_write.lock().unwrap() = Some((address, 0, Box::new(pause)));
+        let device = std::thread::spawn(write);
+        is_inside.recv().unwrap();
+        (go_on, device)
+    }
+
+    /// Invariant 1: `command` does not return while a device's write to `address` is on its way. It has returned; the device may
+    /// have more to do.
+    pub fn returns_after_a_write(
+        &self,
+        name: &str,
+        (address, write): (u64, impl FnOnce() + Send + 'static),
+        command: impl FnOnce() + Send + 'static,
+    ) -> JoinHandle<()> {
+        let (go_on, device) = self.stop_a_write(address, write);
+        let (done, is_done) = mpsc::channel();
+        let software = std::thread::spawn(move || {
+            command();
+            done.send(()).unwrap();
+        });
+        assert!(is_done.recv_timeout(Duration::from_millis(50)).is_err(), "{name}");
+        go_on.send(()).unwrap();
+        software.join().unwrap();
+        device
+    }
+
+    /// Software that makes a `change` and lets a thread `submit` the queue while a device's look-up or walk stands in the middle: after
+    /// the load of `at` that comes after so many others. That goes on once the queue `has_passed` the invalidations; the thread
+    /// comes by the channel.
+    pub fn race(
+        &self,
+        (at, others): (u64, u32),
+        change: impl FnOnce() + Send + 'static,
+        submit: impl FnOnce() + Send + 'static,
+        has_passed: impl Fn() -> bool + Send + 'static,
+    ) -> mpsc::Receiver<JoinHandle<()>> {
+        let (started, software) = mpsc::channel();
+        let hook = move || {
+            change();
+            let thread = std::thread::spawn(submit);
+            while !has_passed() {
+                std::thread::yield_now();
+            }
+            started.send(thread).unwrap();
+        };
+        *self.after_load.lock().unwrap() = Some((at, others, Box::new(hook)));
+        software
     }
 }
 

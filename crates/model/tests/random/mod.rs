@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use portcullis_model::Registers;
+
 /// SplitMix64.
 pub(crate) struct Random(pub(crate) u64);
 
@@ -32,7 +34,36 @@ impl Random {
 
 /// How often each run is repeated; `PORTCULLIS_RANDOM_ROUNDS` makes it longer.
 pub(crate) fn rounds() -> u64 {
-    std::env::var("PORTCULLIS_RANDOM_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(5_000)
+    rounds_or(5_000)
+}
+
+/// The same, with how often it is where nothing is said.
+pub(crate) fn rounds_or(most: u64) -> u64 {
+    std::env::var("PORTCULLIS_RANDOM_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(most)
+}
+
+/// A register's value: any bits, few, or something that lies in `memory` bytes and low bits.
+pub(crate) fn register_value(random: &mut Random, memory: u64) -> u64 {
+    match random.below(3) {
+        0 => random.next(),
+        1 => random.next() & random.next() & random.next(),
+        _ => random.below(memory) & !0xfff | random.below(0x1000) & 0xc07,
+    }
+}
+
+/// Writes some bytes of registers at `offset`, and reads them.
+pub(crate) fn write_and_read(
+    random: &mut Random,
+    unit: &impl Registers,
+    offset: u64,
+    value: impl FnOnce(&mut Random) -> u64,
+) {
+    let length = [1, 2, 4, 4, 4, 8, 8, 16][random.below(8) as usize];
+    let value = value(random).to_le_bytes();
+    let mut bytes = vec![0; length];
+    bytes[..length.min(8)].copy_from_slice(&value[..length.min(8)]);
+    unit.mmio_write(offset, &bytes);
+    unit.mmio_read(offset, &mut bytes);
 }
 
 /// The rounds in pieces, each for a unit of its own: with a seed, how many rounds a piece has. A unit remembers the tables that it has seen
