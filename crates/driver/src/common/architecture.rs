@@ -118,7 +118,7 @@ pub struct FaultCounts {
 /// The bits of one architecture: everything else is common.
 ///
 /// A unit begins with every requester blocked. All methods may be called from several threads at once, except that
-/// [`Architecture::set_context`] is never in progress twice for the same requester.
+/// [`Architecture::set_context`] is never in progress twice for the same requester, nor [`Architecture::recover`] at all.
 pub trait Architecture {
     /// The machine.
     type Platform: Platform;

@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 
 use portcullis_spec::PhysAddr;
 
+use crate::error::{Error, UnitError};
 use crate::platform::{Lock, Memory, Platform};
 
 /// Writes an entry whose valid bit is in its first word: that word last where the entry becomes `valid`, and first where it is taken
@@ -31,12 +32,30 @@ impl<T, P: Platform> Condemned<T, P> {
         self.0.with(|all| all.push(what));
     }
 
-    pub(crate) fn any(&self, is_it: impl FnMut(&T) -> bool) -> bool {
-        self.0.with(|all| all.iter().any(is_it))
+    /// Refuses to use again what the unit may still read.
+    pub(crate) fn refuse(&self, is_it: impl FnMut(&T) -> bool) -> Result<(), Error> {
+        match self.0.with(|all| all.iter().any(is_it)) {
+            true => Err(Error::Unit(UnitError::Stopped)),
+            false => Ok(()),
+        }
     }
 
-    /// Everything, to be freed.
-    pub(crate) fn take(&self) -> Vec<T> {
-        self.0.with(core::mem::take)
+    /// Frees `what` where the unit confirmed that it forgot it, and else keeps it until recovery. Returns what the unit said.
+    pub(crate) fn free_once(
+        &self,
+        forgotten: Result<(), UnitError>,
+        what: T,
+        free: impl FnOnce(T),
+    ) -> Result<(), UnitError> {
+        match forgotten {
+            Ok(()) => free(what),
+            Err(_) => self.push(what),
+        }
+        forgotten
+    }
+
+    /// Frees everything: the unit has forgotten it.
+    pub(crate) fn free(&self, free: impl FnMut(T)) {
+        self.0.with(core::mem::take).into_iter().for_each(free);
     }
 }

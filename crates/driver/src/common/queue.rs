@@ -4,7 +4,7 @@
 //! Each submission ends in a command that writes to a status word of its own (one per ring entry), so any number of threads wait
 //! at once, none with the lock held. Entries are reused in order, once every submission before has ended.
 //!
-//! The queue stops on the first error or time-out and takes nothing more until [`CommandQueue::restart`]. No submission that was
+//! The queue stops on the first error or time-out and takes nothing more until [`CommandQueue::turn_on`]. No submission that was
 //! under way then is taken for done, unless its own status word says so.
 
 use alloc::vec::Vec;
@@ -35,9 +35,16 @@ const MAX_SUBMISSION: usize = 64;
 pub(crate) type Words = [u64; 4];
 
 /// How an architecture speaks to its queue.
-pub(crate) trait Commands {
+pub(crate) trait Commands<P: Platform> {
     /// A command.
     type Command;
+
+    /// Turns the unit's queue off, in whatever state the unit left it. It is `queue`, or where the architecture need not know what is
+    /// in it, also one that somebody else set up.
+    fn turn_off(&self, platform: &P, queue: &CommandQueue<P>) -> Result<(), UnitError>;
+
+    /// Makes the unit, whose queue is off, take commands from `queue`, beginning at entry 0 and with earlier errors cleared.
+    fn turn_on(&self, platform: &P, queue: &CommandQueue<P>) -> Result<(), UnitError>;
 
     /// The command's words, or `None` where it is a fence: that place gets a completion which nobody waits for.
     fn encode(&self, command: &Self::Command) -> Option<Words>;
@@ -78,7 +85,7 @@ struct State {
     /// Number of the first of `stretches`, counted from the start.
     first: u64,
     used: u32,
-    /// Why it stopped. Set from the start: [`CommandQueue::restart`] clears it.
+    /// Why it stopped. Set from the start: [`CommandQueue::turn_on`] clears it.
     stopped: Option<UnitError>,
 }
 
@@ -144,8 +151,21 @@ impl<P: Platform> CommandQueue<P> {
         self.entries
     }
 
-    /// The unit begins at entry 0 again: what was submitted before is void.
-    pub(crate) fn restart(&self) {
+    /// Turns the queue that there was off ([`Commands::turn_off`] says which it may be) and makes the unit take commands from here.
+    pub(crate) fn start(&self, commands: &impl Commands<P>, platform: &P) -> Result<(), UnitError> {
+        self.turn_off(commands, platform)?;
+        self.turn_on(commands, platform)
+    }
+
+    /// Takes nothing more, and turns the unit's queue off.
+    pub(crate) fn turn_off(&self, commands: &impl Commands<P>, platform: &P) -> Result<(), UnitError> {
+        self.stop(UnitError::Stopped);
+        commands.turn_off(platform, self)
+    }
+
+    /// Makes the unit, whose queue is off, take commands from here. It begins at entry 0 again: what was submitted before is void.
+    pub(crate) fn turn_on(&self, commands: &impl Commands<P>, platform: &P) -> Result<(), UnitError> {
+        commands.turn_on(platform, self)?;
         self.state.with(|state| {
             state.first += state.stretches.len() as u64;
             state.stretches.clear();
@@ -154,6 +174,7 @@ impl<P: Platform> CommandQueue<P> {
             state.wrapped = false;
             state.stopped = None;
         });
+        Ok(())
     }
 
     /// Stops the queue for good reason, or because the unit is to be shut down.
@@ -164,12 +185,12 @@ impl<P: Platform> CommandQueue<P> {
     }
 
     /// Replaces an entry that the unit did not carry out by a completion that nobody waits for.
-    pub(crate) fn neutralize(&self, platform: &P, commands: &impl Commands, entry: u32) {
+    pub(crate) fn neutralize(&self, platform: &P, commands: &impl Commands<P>, entry: u32) {
         self.write(platform, entry, &commands.completion(self.status_word(entry), DRAINED));
     }
 
     /// Submits commands in order and waits until the unit has carried out all of them.
-    pub(crate) fn submit<C: Commands>(
+    pub(crate) fn submit<C: Commands<P>>(
         &self,
         commands: &C,
         platform: &P,
@@ -182,7 +203,7 @@ impl<P: Platform> CommandQueue<P> {
     }
 
     /// Waits for room and writes the commands with a completion behind.
-    fn enter<C: Commands>(
+    fn enter<C: Commands<P>>(
         &self,
         commands: &C,
         platform: &P,
@@ -226,7 +247,7 @@ impl<P: Platform> CommandQueue<P> {
     }
 
     /// Waits until the unit has carried out a submission.
-    fn complete(&self, commands: &impl Commands, platform: &P, ticket: &Ticket) -> Result<(), UnitError> {
+    fn complete(&self, commands: &impl Commands<P>, platform: &P, ticket: &Ticket) -> Result<(), UnitError> {
         let mut since = None;
         loop {
             if self.is_done(commands, platform, ticket) {
@@ -248,7 +269,7 @@ impl<P: Platform> CommandQueue<P> {
     }
 
     /// Whether the unit has carried a submission out, by its own word.
-    fn is_done(&self, commands: &impl Commands, platform: &P, ticket: &Ticket) -> bool {
+    fn is_done(&self, commands: &impl Commands<P>, platform: &P, ticket: &Ticket) -> bool {
         let Some(next) = commands.consumed() else {
             return platform.load32(self.status_word(ticket.entry)) == done(ticket.number);
         };
@@ -281,7 +302,7 @@ impl<P: Platform> CommandQueue<P> {
     /// yet. Who need not wait never asks what time it is.
     fn check_time(
         &self,
-        commands: &impl Commands,
+        commands: &impl Commands<P>,
         platform: &P,
         since: &mut Option<Duration>,
     ) -> Result<(), UnitError> {

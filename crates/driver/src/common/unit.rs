@@ -16,6 +16,7 @@ use super::region::Device;
 use super::tags::DomainTags;
 use crate::error::{Error, Feature};
 use crate::platform::{Clock, Lock, Memory, Platform};
+use crate::turn::Turn;
 
 pub(super) struct State<A: Architecture> {
     pub(super) devices: BTreeMap<Requester, Device>,
@@ -38,6 +39,8 @@ impl<A: Architecture> Clone for Unit<A> {
 
 pub(crate) struct UnitInner<A: Architecture> {
     pub(crate) architecture: A,
+    /// One recovery at a time.
+    recovery: Turn<A::Platform>,
     pub(super) state: <A::Platform as Platform>::Lock<State<A>>,
 }
 
@@ -110,7 +113,7 @@ impl<A: Architecture> Unit<A> {
             interrupts: Grants::default(),
             faults: FaultCounts::default(),
         };
-        Self(Arc::new(UnitInner { architecture, state: Lock::new(state) }))
+        Self(Arc::new(UnitInner { architecture, recovery: Turn::new(), state: Lock::new(state) }))
     }
 
     /// What it can do.
@@ -364,7 +367,9 @@ impl<A: Architecture> Unit<A> {
             leaving.map(|(key, _)| *key).collect()
         });
         let silenced = self.0.state.with(|state| state.interrupts.leaving());
-        self.0.architecture.recover().map_err(Error::Unit)?;
+        let recovered =
+            self.0.recovery.take(self.0.architecture.platform(), || self.0.architecture.recover());
+        recovered.map_err(Error::Unit)?;
         self.0.state.with(|state| state.interrupts.left(&silenced));
         let mut result = Ok(());
         for key in leaving {

@@ -19,6 +19,7 @@ use alloc::collections::BTreeSet;
 use core::time::Duration;
 
 use portcullis_spec::riscv::Command;
+use portcullis_spec::riscv::command::COMMAND_SIZE;
 use portcullis_spec::riscv::registers::{Capabilities, IommuMode};
 use portcullis_spec::{
     Context, DomainTag, InterruptMessage, InterruptRoute, Invalidation, Pasid, Requester, SpaceTag, Tags,
@@ -28,12 +29,12 @@ use crate::common::architecture::{
     Architecture, ContextError, FaultCounts, FaultRecord, FaultSignal, Features, Stages,
 };
 use crate::common::entries::Condemned;
+use crate::common::queue::CommandQueue;
 use crate::common::region::Device;
 use crate::error::{Error, Feature, UnitError};
 use crate::platform::{Lock, Mmio, Platform};
-use crate::turn::Turn;
 use faults::FaultQueue;
-use queue::Queue;
+use queue::Speech;
 use registers::Registers;
 use tables::Tables;
 
@@ -76,7 +77,7 @@ pub struct Riscv<M: Mmio, P: Platform> {
     capabilities: Capabilities,
     features: Features,
     registers: Registers<M, P>,
-    queue: Queue<P>,
+    queue: CommandQueue<P>,
     faults: P::Lock<FaultQueue>,
     tables: P::Lock<Tables>,
     mode: IommuMode,
@@ -84,7 +85,6 @@ pub struct Riscv<M: Mmio, P: Platform> {
     condemned: Condemned<u32, P>,
     /// GSCIDs under which first stages may be cached: nothing but their number makes a unit forget those.
     guests: P::Lock<BTreeSet<u16>>,
-    recovery: Turn<P>,
 }
 
 impl<M: Mmio, P: Platform> Riscv<M, P> {
@@ -101,7 +101,8 @@ impl<M: Mmio, P: Platform> Riscv<M, P> {
         let features = capabilities::features(capabilities, options.host_address_bits, interrupts)?;
         let registers = Registers::new(mmio, options.timeout);
         let tables = Tables::allocate(&platform, capabilities, interrupts).ok_or(Error::OutOfMemory)?;
-        let Some(queue) = Queue::allocate(&platform, options.queue_size.min(7)) else {
+        let Some(queue) = CommandQueue::allocate(&platform, options.queue_size.min(7), COMMAND_SIZE, true)
+        else {
             tables.free(&platform);
             return Err(Error::OutOfMemory);
         };
@@ -121,7 +122,6 @@ impl<M: Mmio, P: Platform> Riscv<M, P> {
             mode: IommuMode::Off,
             condemned: Condemned::new(),
             guests: Lock::new(BTreeSet::new()),
-            recovery: Turn::new(),
         };
         this.take_over()?;
         Ok(this)
@@ -142,7 +142,7 @@ impl<M: Mmio, P: Platform> Riscv<M, P> {
     fn take_over(&mut self) -> Result<(), Error> {
         let (registers, platform) = (&self.registers, &self.platform);
         registers.set_little_endian().map_err(Error::Unit)?;
-        self.queue.start(registers, platform).map_err(Error::Unit)?;
+        self.queue.start(&self.speech(), platform).map_err(Error::Unit)?;
         self.faults.with(|faults| faults.start(registers, platform)).map_err(Error::Unit)?;
         // 5.5: which depths the unit has can only be told by trying. The directory is empty at any depth.
         let root = self.tables.with(|tables| tables.root());
@@ -181,8 +181,13 @@ impl<M: Mmio, P: Platform> Riscv<M, P> {
         Ok(())
     }
 
+    /// How the unit is spoken to in its queue.
+    const fn speech(&self) -> Speech<'_, M, P> {
+        Speech(&self.registers)
+    }
+
     fn send(&self, commands: &[Command]) -> Result<(), UnitError> {
-        self.queue.submit(&self.registers, &self.platform, commands)
+        self.queue.submit(&self.speech(), &self.platform, commands)
     }
 
     fn forget_everything(&self) -> Result<(), UnitError> {
@@ -204,11 +209,8 @@ impl<M: Mmio, P: Platform> Riscv<M, P> {
     }
 
     fn free_condemned(&self) {
-        let condemned = self.condemned.take();
         self.tables.with(|tables| {
-            for device_id in condemned {
-                tables.free_directory(&self.platform, device_id);
-            }
+            self.condemned.free(|device_id| tables.free_directory(&self.platform, device_id));
         });
     }
 
@@ -252,9 +254,7 @@ impl<M: Mmio, P: Platform> Architecture for Riscv<M, P> {
 
     fn add_requester(&self, requester: Requester, pasid_bits: u8) -> Result<(), Error> {
         let device_id = self.device_id(requester)?;
-        if self.condemned.any(|it| *it == device_id) {
-            return Err(Error::Unit(UnitError::Stopped));
-        }
+        self.condemned.refuse(|it| *it == device_id)?;
         let platform = &self.platform;
         if pasid_bits == 0 {
             return self.tables.with(|tables| tables.prepare(platform, device_id));
@@ -275,11 +275,8 @@ impl<M: Mmio, P: Platform> Architecture for Riscv<M, P> {
             return Ok(());
         }
         let forgotten = self.send(&[Command::IodirInvalDdt { did: Some(device_id) }]);
-        match forgotten {
-            Ok(()) => self.tables.with(|tables| tables.free_directory(platform, device_id)),
-            Err(_) => self.condemned.push(device_id),
-        }
-        forgotten
+        let free = |device_id| self.tables.with(|tables| tables.free_directory(platform, device_id));
+        self.condemned.free_once(forgotten, device_id, free)
     }
 
     /// GSCID and PSCID name the same domain, whichever of the stages there are.
@@ -334,13 +331,10 @@ impl<M: Mmio, P: Platform> Architecture for Riscv<M, P> {
     }
 
     fn recover(&self) -> Result<(), UnitError> {
-        self.recovery.take(&self.platform, || {
-            self.queue.stop(UnitError::Stopped);
-            self.queue.start(&self.registers, &self.platform)?;
-            self.forget_everything()?;
-            self.free_condemned();
-            Ok(())
-        })
+        self.queue.start(&self.speech(), &self.platform)?;
+        self.forget_everything()?;
+        self.free_condemned();
+        Ok(())
     }
 
     fn enable(&self) -> Result<(), UnitError> {
@@ -358,8 +352,7 @@ impl<M: Mmio, P: Platform> Architecture for Riscv<M, P> {
 
     fn shut_down(&self) -> Result<(), UnitError> {
         self.disable()?;
-        self.queue.stop(UnitError::Stopped);
-        self.queue.turn_off(&self.registers, &self.platform)?;
+        self.queue.turn_off(&self.speech(), &self.platform)?;
         self.faults.with(|faults| faults.turn_off(&self.registers, &self.platform))?;
         self.queue.free(&self.platform);
         self.faults.with(|faults| faults.free(&self.platform));

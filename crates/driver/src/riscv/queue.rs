@@ -4,64 +4,26 @@ use core::time::Duration;
 
 use portcullis_spec::PhysAddr;
 use portcullis_spec::riscv::Command;
-use portcullis_spec::riscv::command::COMMAND_SIZE;
 
 use super::registers::{COMMAND_QUEUE, Registers};
 use crate::common::queue::{CommandQueue, Commands, Words};
 use crate::error::UnitError;
 use crate::platform::{Mmio, Platform};
 
-pub(super) struct Queue<P: Platform> {
-    ring: CommandQueue<P>,
-}
+/// A unit, spoken to by its registers.
+pub(super) struct Speech<'a, M, P: Platform>(pub(super) &'a Registers<M, P>);
 
-impl<P: Platform> Queue<P> {
-    /// A queue of `2^size` pages, not yet known to the unit. `None` where the platform has no memory.
-    pub(super) fn allocate(platform: &P, size: u8) -> Option<Self> {
-        Some(Self { ring: CommandQueue::allocate(platform, size, COMMAND_SIZE, true)? })
-    }
-
-    /// Gives its memory back. The unit does not use it any more.
-    pub(super) fn free(&self, platform: &P) {
-        self.ring.free(platform);
-    }
-
-    /// Turns whatever queue there was off and makes the unit take commands from here. Turning it on clears its errors and its head (5.15).
-    pub(super) fn start<M: Mmio>(&self, registers: &Registers<M, P>, platform: &P) -> Result<(), UnitError> {
-        registers.queue_off(platform, COMMAND_QUEUE)?;
-        registers.queue_on(platform, COMMAND_QUEUE, self.ring.base(), self.ring.entries())?;
-        self.ring.restart();
-        Ok(())
-    }
-
-    /// Stops the queue for good reason, or because the unit is to be shut down.
-    pub(super) fn stop(&self, error: UnitError) {
-        self.ring.stop(error);
-    }
-
-    pub(super) fn turn_off<M: Mmio>(
-        &self,
-        registers: &Registers<M, P>,
-        platform: &P,
-    ) -> Result<(), UnitError> {
-        registers.queue_off(platform, COMMAND_QUEUE)
-    }
-
-    /// Submits commands in order and waits until the unit has carried out all of them.
-    pub(super) fn submit<M: Mmio>(
-        &self,
-        registers: &Registers<M, P>,
-        platform: &P,
-        commands: &[Command],
-    ) -> Result<(), UnitError> {
-        self.ring.submit(&Speech(registers), platform, commands)
-    }
-}
-
-struct Speech<'a, M, P: Platform>(&'a Registers<M, P>);
-
-impl<M: Mmio, P: Platform> Commands for Speech<'_, M, P> {
+impl<M: Mmio, P: Platform> Commands<P> for Speech<'_, M, P> {
     type Command = Command;
+
+    fn turn_off(&self, platform: &P, _queue: &CommandQueue<P>) -> Result<(), UnitError> {
+        self.0.queue_off(platform, COMMAND_QUEUE)
+    }
+
+    /// This clears the unit's errors and its head (5.15).
+    fn turn_on(&self, platform: &P, queue: &CommandQueue<P>) -> Result<(), UnitError> {
+        self.0.queue_on(platform, COMMAND_QUEUE, queue.base(), queue.entries())
+    }
 
     fn encode(&self, command: &Command) -> Option<Words> {
         let [low, high] = command.encode();

@@ -20,6 +20,7 @@ mod streams;
 mod tables;
 
 use alloc::collections::BTreeMap;
+use core::sync::atomic::AtomicBool;
 use core::time::Duration;
 
 use portcullis_spec::smmuv3::command::Command;
@@ -32,13 +33,13 @@ use crate::common::architecture::{
     Architecture, ContextError, FaultCounts, FaultRecord, FaultSignal, Features, Stages,
 };
 use crate::common::entries::Condemned;
+use crate::common::queue::CommandQueue;
 use crate::common::table::TableSpace;
 use crate::error::{Error, Feature, UnitError};
 use crate::platform::{Lock, Mmio, Platform};
-use crate::turn::Turn;
 use entries::Encoder;
 use events::EventQueue;
-use queue::Queue;
+use queue::Speech;
 use registers::Registers;
 use tables::{Descriptors, Space, Stream, StreamTable};
 
@@ -81,6 +82,16 @@ enum Unconfirmed {
     Descriptors(u32, Descriptors),
 }
 
+impl Unconfirmed {
+    fn free<P: Platform>(self, space: &Space<'_, P>) {
+        use portcullis_pagetable::TableAllocator as _;
+        match self {
+            Self::Block(block, size_log2) => space.free(block, size_log2),
+            Self::Descriptors(_, descriptors) => descriptors.free(space),
+        }
+    }
+}
+
 /// A unit in the driver's hands.
 pub struct Smmuv3<M: Mmio, P: Platform> {
     platform: P,
@@ -88,12 +99,13 @@ pub struct Smmuv3<M: Mmio, P: Platform> {
     features: Features,
     encoder: Encoder,
     registers: Registers<M, P>,
-    queue: Queue<P>,
+    queue: CommandQueue<P>,
+    /// Completions of commands come as messages.
+    messages: AtomicBool,
     events: P::Lock<EventQueue>,
     table: P::Lock<StreamTable>,
     streams: P::Lock<BTreeMap<u32, Stream>>,
     condemned: Condemned<Unconfirmed, P>,
-    recovery: Turn<P>,
 }
 
 impl<M: Mmio, P: Platform> Smmuv3<M, P> {
@@ -110,7 +122,7 @@ impl<M: Mmio, P: Platform> Smmuv3<M, P> {
         let space = TableSpace::new(&platform, capabilities.coherent());
         let table =
             StreamTable::allocate(&space, capabilities, options.stream_bits).ok_or(Error::OutOfMemory)?;
-        let Some(queue) = Queue::allocate(&platform, options.queue_size.min(7), capabilities) else {
+        let Some(queue) = queue::allocate(&platform, options.queue_size.min(7), capabilities) else {
             table.free(&space);
             return Err(Error::OutOfMemory);
         };
@@ -127,11 +139,11 @@ impl<M: Mmio, P: Platform> Smmuv3<M, P> {
             features,
             encoder: Encoder { capabilities },
             queue,
+            messages: AtomicBool::new(capabilities.idr0.msi() && capabilities.coherent()),
             events: Lock::new(events),
             table: Lock::new(table),
             streams: Lock::new(BTreeMap::new()),
             condemned: Condemned::new(),
-            recovery: Turn::new(),
         };
         this.take_over().map_err(Error::Unit)?;
         Ok(this)
@@ -162,7 +174,7 @@ impl<M: Mmio, P: Platform> Smmuv3<M, P> {
         let (base, log2size, split) =
             self.table.with(|table| (table.base(), table.log2size(), table.split()));
         registers.set_stream_table(base, log2size, split);
-        self.queue.start(registers, platform)?;
+        self.queue.start(&self.speech(), platform)?;
         self.send(&invalidate::everything(self.capabilities))?;
         self.events.with(|events| events.start(registers, platform))?;
         if translated {
@@ -176,8 +188,13 @@ impl<M: Mmio, P: Platform> Smmuv3<M, P> {
         TableSpace::new(&self.platform, self.capabilities.coherent())
     }
 
+    /// How the unit is spoken to in its queue.
+    const fn speech(&self) -> Speech<'_, M, P> {
+        Speech { registers: &self.registers, messages: &self.messages, entries: self.queue.entries() }
+    }
+
     fn send(&self, commands: &[Command]) -> Result<(), UnitError> {
-        self.queue.submit(&self.registers, &self.platform, commands)
+        self.queue.submit(&self.speech(), &self.platform, commands)
     }
 
     /// The StreamID, where the requester is this unit's.
@@ -189,14 +206,8 @@ impl<M: Mmio, P: Platform> Smmuv3<M, P> {
     }
 
     fn free_condemned(&self) {
-        use portcullis_pagetable::TableAllocator as _;
         let space = self.space();
-        for what in self.condemned.take() {
-            match what {
-                Unconfirmed::Block(block, size_log2) => space.free(block, size_log2),
-                Unconfirmed::Descriptors(_, descriptors) => descriptors.free(&space),
-            }
-        }
+        self.condemned.free(|what| what.free(&space));
     }
 }
 
@@ -213,11 +224,7 @@ impl<M: Mmio, P: Platform> Architecture for Smmuv3<M, P> {
 
     fn add_requester(&self, requester: Requester, pasid_bits: u8) -> Result<(), Error> {
         let streamid = self.streamid(requester)?;
-        let is_condemned =
-            |what: &Unconfirmed| matches!(what, Unconfirmed::Descriptors(id, _) if *id == streamid);
-        if self.condemned.any(is_condemned) {
-            return Err(Error::Unit(UnitError::Stopped));
-        }
+        self.condemned.refuse(|what| matches!(what, Unconfirmed::Descriptors(id, _) if *id == streamid))?;
         let space = self.space();
         let (entry, made) = self.table.with(|table| table.entry(&space, streamid))?;
         if made {
@@ -244,13 +251,9 @@ impl<M: Mmio, P: Platform> Architecture for Smmuv3<M, P> {
         let Some(stream) = self.streams.with(|streams| streams.remove(&streamid)) else { return Ok(()) };
         // Had a silent domain been the last, events are recorded again.
         let forgotten = self.invalidate_entry(streamid, &stream);
-        if let Some(descriptors) = stream.descriptors {
-            match forgotten {
-                Ok(()) => descriptors.free(&self.space()),
-                Err(_) => self.condemned.push(Unconfirmed::Descriptors(streamid, descriptors)),
-            }
-        }
-        forgotten
+        let Some(descriptors) = stream.descriptors else { return forgotten };
+        let what = Unconfirmed::Descriptors(streamid, descriptors);
+        self.condemned.free_once(forgotten, what, |what| what.free(&self.space()))
     }
 
     /// ASID and VMID name the same domain, whichever it has. First stages on a second come from directories only.
@@ -303,13 +306,10 @@ impl<M: Mmio, P: Platform> Architecture for Smmuv3<M, P> {
     }
 
     fn recover(&self) -> Result<(), UnitError> {
-        self.recovery.take(&self.platform, || {
-            self.queue.stop(UnitError::Stopped);
-            self.queue.start(&self.registers, &self.platform)?;
-            self.send(&invalidate::everything(self.capabilities))?;
-            self.free_condemned();
-            Ok(())
-        })
+        self.queue.start(&self.speech(), &self.platform)?;
+        self.send(&invalidate::everything(self.capabilities))?;
+        self.free_condemned();
+        Ok(())
     }
 
     fn enable(&self) -> Result<(), UnitError> {

@@ -20,71 +20,41 @@ use crate::platform::{Mmio, Platform};
 const INNER: u8 = 3;
 const WRITE_BACK: u8 = 0xf;
 
-pub(super) struct Queue<P: Platform> {
-    ring: CommandQueue<P>,
-    /// Completions come as messages.
-    messages: AtomicBool,
+/// A queue of at most `2^size` pages, not yet known to the unit. `None` where the platform has no memory.
+pub(super) fn allocate<P: Platform>(
+    platform: &P,
+    size: u8,
+    capabilities: Capabilities,
+) -> Option<CommandQueue<P>> {
+    let most = (u32::from(capabilities.idr1.cmdqs()) + COMMAND_SIZE.trailing_zeros()).saturating_sub(12);
+    let size = u32::from(size).min(most) as u8;
+    CommandQueue::allocate(platform, size, COMMAND_SIZE, capabilities.coherent())
 }
 
-impl<P: Platform> Queue<P> {
-    /// A queue of at most `2^size` pages, not yet known to the unit. `None` where the platform has no memory.
-    pub(super) fn allocate(platform: &P, size: u8, capabilities: Capabilities) -> Option<Self> {
-        let most = (u32::from(capabilities.idr1.cmdqs()) + COMMAND_SIZE.trailing_zeros()).saturating_sub(12);
-        let size = u32::from(size).min(most) as u8;
-        let ring = CommandQueue::allocate(platform, size, COMMAND_SIZE, capabilities.coherent())?;
-        let messages = AtomicBool::new(capabilities.idr0.msi() && capabilities.coherent());
-        Some(Self { ring, messages })
-    }
+/// A unit, spoken to by its registers.
+pub(super) struct Speech<'a, M, P: Platform> {
+    pub(super) registers: &'a Registers<M, P>,
+    /// Completions come as messages.
+    pub(super) messages: &'a AtomicBool,
+    /// Entries of the ring.
+    pub(super) entries: u32,
+}
 
-    /// Gives its memory back. The unit does not use it any more.
-    pub(super) fn free(&self, platform: &P) {
-        self.ring.free(platform);
-    }
-
-    /// Turns whatever queue there was off and makes the unit take commands from here. 7.1: an error is over once acknowledged, and
-    /// what was in the queue is void.
-    pub(super) fn start<M: Mmio>(&self, registers: &Registers<M, P>, platform: &P) -> Result<(), UnitError> {
-        self.turn_off(registers, platform)?;
-        let errors = registers.errors().ok_or(UnitError::Absent)?;
-        registers.acknowledge(Gerror::new().with_cmdq_err(errors.cmdq_err()));
-        registers.set_command_queue(self.ring.base(), self.ring.entries());
-        registers.set_cr0(platform, |cr0| cr0.with_cmdqen(true))?;
-        self.ring.restart();
-        Ok(())
-    }
-
-    /// Stops the queue for good reason, or because the unit is to be shut down.
-    pub(super) fn stop(&self, error: UnitError) {
-        self.ring.stop(error);
-    }
+impl<M: Mmio, P: Platform> Commands<P> for Speech<'_, M, P> {
+    type Command = Command;
 
     /// 6.3.9, CMDQEN: the unit has carried out what it began when this is acknowledged.
-    pub(super) fn turn_off<M: Mmio>(
-        &self,
-        registers: &Registers<M, P>,
-        platform: &P,
-    ) -> Result<(), UnitError> {
-        registers.set_cr0(platform, |cr0| cr0.with_cmdqen(false))
+    fn turn_off(&self, platform: &P, _queue: &CommandQueue<P>) -> Result<(), UnitError> {
+        self.registers.set_cr0(platform, |cr0| cr0.with_cmdqen(false))
     }
 
-    /// Submits commands in order and waits until the unit has carried out all of them.
-    pub(super) fn submit<M: Mmio>(
-        &self,
-        registers: &Registers<M, P>,
-        platform: &P,
-        commands: &[Command],
-    ) -> Result<(), UnitError> {
-        self.ring.submit(&Speech { queue: self, registers }, platform, commands)
+    /// 7.1: an error is over once acknowledged, and what was in the queue is void.
+    fn turn_on(&self, platform: &P, queue: &CommandQueue<P>) -> Result<(), UnitError> {
+        let errors = self.registers.errors().ok_or(UnitError::Absent)?;
+        self.registers.acknowledge(Gerror::new().with_cmdq_err(errors.cmdq_err()));
+        self.registers.set_command_queue(queue.base(), queue.entries());
+        self.registers.set_cr0(platform, |cr0| cr0.with_cmdqen(true))
     }
-}
-
-struct Speech<'a, M, P: Platform> {
-    queue: &'a Queue<P>,
-    registers: &'a Registers<M, P>,
-}
-
-impl<M: Mmio, P: Platform> Commands for Speech<'_, M, P> {
-    type Command = Command;
 
     fn encode(&self, command: &Command) -> Option<Words> {
         let [low, high] = command.encode();
@@ -93,7 +63,7 @@ impl<M: Mmio, P: Platform> Commands for Speech<'_, M, P> {
 
     /// 4.7.3: consumed, and its message sent, when all commands before it are complete.
     fn completion(&self, status: PhysAddr, value: u32) -> Words {
-        let signal = match self.queue.messages.load(Ordering::Relaxed) {
+        let signal = match self.messages.load(Ordering::Relaxed) {
             true => SyncSignal::Irq { address: status.0, data: value },
             false => SyncSignal::None,
         };
@@ -104,22 +74,22 @@ impl<M: Mmio, P: Platform> Commands for Speech<'_, M, P> {
 
     /// 3.5.1: the wrap bit is the one above the index.
     fn ring(&self, tail: u32, wrapped: bool) {
-        let wrap = if wrapped { self.queue.ring.entries() } else { 0 };
+        let wrap = if wrapped { self.entries } else { 0 };
         self.registers.set_cmdq_prod(tail | wrap);
     }
 
     fn consumed(&self) -> Option<u32> {
-        if self.queue.messages.load(Ordering::Relaxed) {
+        if self.messages.load(Ordering::Relaxed) {
             return None;
         }
-        Some(self.registers.cmdq_cons().rd() & (self.queue.ring.entries() - 1))
+        Some(self.registers.cmdq_cons().rd() & (self.entries - 1))
     }
 
     /// 7.1, 7.5. A completion's message that could not be written leaves the queue running: from then on its index is read.
     fn error(&self) -> Option<UnitError> {
         let Some(errors) = self.registers.errors() else { return Some(UnitError::Absent) };
         if errors.msi_cmdq_abt_err() {
-            self.queue.messages.store(false, Ordering::Relaxed);
+            self.messages.store(false, Ordering::Relaxed);
             self.registers.acknowledge(Gerror::new().with_msi_cmdq_abt_err(true));
         }
         if errors.sfm_err() {
@@ -133,7 +103,7 @@ impl<M: Mmio, P: Platform> Commands for Speech<'_, M, P> {
         if cons.err() == CommandQueueError::AtcInvSync as u8 {
             return Some(UnitError::DeviceTimeout { detail });
         }
-        Some(UnitError::QueueCommand { entry: cons.rd() & (self.queue.ring.entries() - 1), detail })
+        Some(UnitError::QueueCommand { entry: cons.rd() & (self.entries - 1), detail })
     }
 
     fn timeout(&self) -> Duration {

@@ -125,7 +125,7 @@ impl<M: Mmio, P: Platform> Vtd<M, P> {
     /// Carries descriptors out, by queue or by registers, and waits until the unit has.
     pub(super) fn send(&self, descriptors: &[InvalidationDescriptor]) -> Result<(), UnitError> {
         if let Some(queue) = &self.queue {
-            return queue.submit(&self.registers, &self.platform, descriptors);
+            return queue.submit(&self.speech(), &self.platform, descriptors);
         }
         self.flush_write_buffer()?;
         descriptors.iter().try_for_each(|descriptor| match descriptor {

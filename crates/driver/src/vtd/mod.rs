@@ -25,11 +25,11 @@ use crate::common::architecture::{
     Architecture, ContextError, FaultCounts, FaultRecord, FaultSignal, Features, Stages,
 };
 use crate::common::entries::Condemned;
+use crate::common::queue::CommandQueue;
 use crate::common::region::Device;
 use crate::error::{Error, Feature, UnitError};
 use crate::platform::{Lock, Mmio, Platform};
-use crate::turn::Turn;
-use queue::{FENCE, Queue};
+use queue::{Descriptors, FENCE};
 use registers::Registers;
 use tables::{RID_PASID, Tables};
 
@@ -78,12 +78,11 @@ pub struct Vtd<M: Mmio, P: Platform> {
     mode: Mode,
     features: Features,
     registers: Registers<M, P>,
-    queue: Option<Queue<P>>,
+    queue: Option<CommandQueue<P>>,
     tables: P::Lock<Tables>,
     interrupts: Option<interrupts::Table>,
     /// Requester IDs whose PASID directories the unit may still read.
     condemned: Condemned<u16, P>,
-    recovery: Turn<P>,
 }
 
 impl<M: Mmio, P: Platform> Vtd<M, P> {
@@ -115,7 +114,10 @@ impl<M: Mmio, P: Platform> Vtd<M, P> {
         }
         let mut tables = Tables::allocate(&platform, mode, coherent).ok_or(Error::OutOfMemory)?;
         let queue = match queued {
-            true => Queue::allocate(&platform, options.queue_size.min(7), wide, coherent).map(Some),
+            true => {
+                let bytes = if wide { 32 } else { 16 };
+                CommandQueue::allocate(&platform, options.queue_size.min(7), bytes, coherent).map(Some)
+            }
             false => Some(None),
         };
         let interrupts = match options.interrupts {
@@ -143,7 +145,6 @@ impl<M: Mmio, P: Platform> Vtd<M, P> {
             tables: Lock::new(tables),
             interrupts,
             condemned: Condemned::new(),
-            recovery: Turn::new(),
         };
         this.take_over().map_err(Error::Unit)?;
         Ok(this)
@@ -192,13 +193,18 @@ impl<M: Mmio, P: Platform> Vtd<M, P> {
         self.take_over_interrupts()
     }
 
+    /// How the unit is spoken to in its queue.
+    fn speech(&self) -> Descriptors<'_, M, P> {
+        Descriptors { registers: &self.registers, wide: self.mode == Mode::Scalable }
+    }
+
     fn take_over_queue(&self, status: Gsts) -> Result<(), UnitError> {
         match &self.queue {
             Some(queue) => {
                 if status.qies() {
                     self.registers.drain_foreign_queue(&self.platform)?;
                 }
-                queue.start(&self.registers, &self.platform)
+                queue.turn_on(&self.speech(), &self.platform)
             }
             None if status.qies() => self.registers.drain_foreign_queue(&self.platform),
             None => Ok(()),
@@ -250,11 +256,8 @@ impl<M: Mmio, P: Platform> Vtd<M, P> {
     }
 
     fn free_condemned(&self) {
-        let condemned = self.condemned.take();
         self.tables.with(|tables| {
-            for requester_id in condemned {
-                tables.free_directory(&self.platform, requester_id);
-            }
+            self.condemned.free(|requester_id| tables.free_directory(&self.platform, requester_id));
         });
     }
 }
@@ -273,9 +276,7 @@ impl<M: Mmio, P: Platform> Architecture for Vtd<M, P> {
     fn add_requester(&self, requester: Requester, pasid_bits: u8) -> Result<(), Error> {
         let sid = self.requester_id(requester)?;
         let platform = &self.platform;
-        if self.condemned.any(|it| *it == sid) {
-            return Err(Error::Unit(UnitError::Stopped));
-        }
+        self.condemned.refuse(|it| *it == sid)?;
         match self.mode {
             Mode::Legacy => self.tables.with(|tables| tables.prepare(platform, sid)),
             Mode::Scalable => {
@@ -316,11 +317,8 @@ impl<M: Mmio, P: Platform> Architecture for Vtd<M, P> {
                     FENCE,
                     InvalidationDescriptor::PasidCache(PasidCacheScope::Global),
                 ]);
-                match forgotten {
-                    Ok(()) => self.tables.with(|tables| tables.free_directory(platform, sid)),
-                    Err(_) => self.condemned.push(sid),
-                }
-                forgotten
+                let free = |sid| self.tables.with(|tables| tables.free_directory(platform, sid));
+                self.condemned.free_once(forgotten, sid, free)
             }
         }
     }
@@ -369,16 +367,12 @@ impl<M: Mmio, P: Platform> Architecture for Vtd<M, P> {
     }
 
     fn recover(&self) -> Result<(), UnitError> {
-        self.recovery.take(&self.platform, || {
-            if let Some(queue) = &self.queue {
-                queue.stop(UnitError::Stopped);
-                queue.turn_off(&self.registers, &self.platform)?;
-                queue.start(&self.registers, &self.platform)?;
-            }
-            self.invalidate_everything()?;
-            self.free_condemned();
-            Ok(())
-        })
+        if let Some(queue) = &self.queue {
+            queue.start(&self.speech(), &self.platform)?;
+        }
+        self.invalidate_everything()?;
+        self.free_condemned();
+        Ok(())
     }
 
     /// Translation on, and then the protected memory ranges off: there is no moment at which neither holds (11.4.8).
@@ -400,8 +394,7 @@ impl<M: Mmio, P: Platform> Architecture for Vtd<M, P> {
     fn shut_down(&self) -> Result<(), UnitError> {
         self.disable()?;
         if let Some(queue) = &self.queue {
-            queue.stop(UnitError::Stopped);
-            queue.turn_off(&self.registers, &self.platform)?;
+            queue.turn_off(&self.speech(), &self.platform)?;
             queue.free(&self.platform);
         }
         self.tables.with(|tables| tables.free(&self.platform));

@@ -11,58 +11,28 @@ use crate::common::queue::{CommandQueue, Commands, Words};
 use crate::error::UnitError;
 use crate::platform::{Mmio, Platform};
 
-pub(super) struct Queue<P: Platform> {
-    ring: CommandQueue<P>,
+/// A unit, spoken to by its registers.
+pub(super) struct Descriptors<'a, M, P: Platform> {
+    pub(super) registers: &'a Registers<M, P>,
     /// 128- or 256-bit descriptors.
-    wide: bool,
+    pub(super) wide: bool,
 }
 
-impl<P: Platform> Queue<P> {
-    /// A queue of `2^size` pages, not yet known to the unit. `None` where the platform has no memory.
-    pub(super) fn allocate(platform: &P, size: u8, wide: bool, coherent: bool) -> Option<Self> {
-        let ring = CommandQueue::allocate(platform, size, if wide { 32 } else { 16 }, coherent)?;
-        Some(Self { ring, wide })
-    }
-
-    /// Gives its memory back. The unit does not use it any more.
-    pub(super) fn free(&self, platform: &P) {
-        self.ring.free(platform);
-    }
-
-    fn step(&self) -> u32 {
+impl<M, P: Platform> Descriptors<'_, M, P> {
+    /// What a descriptor counts for in IQH and IQT.
+    const fn step(&self) -> u32 {
         if self.wide { 2 } else { 1 }
     }
+}
 
-    fn descriptors<'a, M: Mmio>(&self, registers: &'a Registers<M, P>) -> Descriptors<'a, M, P> {
-        Descriptors { registers, step: self.step() }
-    }
+impl<M: Mmio, P: Platform> Commands<P> for Descriptors<'_, M, P> {
+    type Command = InvalidationDescriptor;
 
-    /// Makes the unit take descriptors from here (VT-d 6.5.2: tail to zero, address, enable). The queue before must be
-    /// off.
-    pub(super) fn start<M: Mmio>(&self, registers: &Registers<M, P>, platform: &P) -> Result<(), UnitError> {
-        registers.clear_fsts(Fsts::new().with_iqe(true).with_ite(true).with_ice(true));
-        registers.set_iqt(Iqt::new());
-        let size = self.ring.bytes().trailing_zeros() - 12;
-        let iqa = Iqa::new().with_iqa(self.ring.base().0 >> 12).with_qs(size as u8).with_dw(self.wide);
-        registers.set_iqa(iqa);
-        registers.set_queue(platform, true)?;
-        self.ring.restart();
-        Ok(())
-    }
-
-    /// Stops the queue for good reason, or because the unit is to be shut down.
-    pub(super) fn stop(&self, error: UnitError) {
-        self.ring.stop(error);
-    }
-
-    /// Turns the queue off, whatever state the unit left it in: waits for the unit to take what is there; and where an error holds it
-    /// up, replaces the rest by wait descriptors that do nothing, and clears the error (VT-d 6.5.2.10). Only then: a unit that
-    /// is still fetching could see half of a replaced descriptor.
-    pub(super) fn turn_off<M: Mmio>(
-        &self,
-        registers: &Registers<M, P>,
-        platform: &P,
-    ) -> Result<(), UnitError> {
+    /// Waits for the unit to take what is there; and where an error holds it up, replaces the rest by wait descriptors that do
+    /// nothing, and clears the error (VT-d 6.5.2.10). Only then: a unit that is still fetching could see half of a replaced
+    /// descriptor.
+    fn turn_off(&self, platform: &P, queue: &CommandQueue<P>) -> Result<(), UnitError> {
+        let registers = self.registers;
         let tail = registers.iqt();
         let is_empty = || registers.iqh().qh() == tail.qt();
         let is_held_up = || registers.fsts().iqe() || registers.fsts().ite();
@@ -70,11 +40,11 @@ impl<P: Platform> Queue<P> {
         registers.set_iqt(tail);
         registers.wait(platform, "IQH", |_| is_empty() || is_held_up())?;
         if is_held_up() {
-            let entries = self.ring.entries();
+            let entries = queue.entries();
             let mut entry = u32::from(registers.iqh().qh()) / self.step();
             let end = u32::from(tail.qt()) / self.step();
             while entry != end && entry < entries && end < entries {
-                self.ring.neutralize(platform, &self.descriptors(registers), entry);
+                queue.neutralize(platform, self, entry);
                 entry = (entry + 1) & (entries - 1);
             }
             registers.clear_fsts(Fsts::new().with_iqe(true).with_ite(true).with_ice(true));
@@ -84,24 +54,15 @@ impl<P: Platform> Queue<P> {
         registers.set_queue(platform, false)
     }
 
-    /// Submits descriptors in order and waits until the unit has carried out all of them.
-    pub(super) fn submit<M: Mmio>(
-        &self,
-        registers: &Registers<M, P>,
-        platform: &P,
-        descriptors: &[InvalidationDescriptor],
-    ) -> Result<(), UnitError> {
-        self.ring.submit(&self.descriptors(registers), platform, descriptors)
+    /// VT-d 6.5.2: tail to zero, address, enable.
+    fn turn_on(&self, platform: &P, queue: &CommandQueue<P>) -> Result<(), UnitError> {
+        let registers = self.registers;
+        registers.clear_fsts(Fsts::new().with_iqe(true).with_ite(true).with_ice(true));
+        registers.set_iqt(Iqt::new());
+        let size = queue.bytes().trailing_zeros() - 12;
+        registers.set_iqa(Iqa::new().with_iqa(queue.base().0 >> 12).with_qs(size as u8).with_dw(self.wide));
+        registers.set_queue(platform, true)
     }
-}
-
-struct Descriptors<'a, M, P: Platform> {
-    registers: &'a Registers<M, P>,
-    step: u32,
-}
-
-impl<M: Mmio, P: Platform> Commands for Descriptors<'_, M, P> {
-    type Command = InvalidationDescriptor;
 
     fn encode(&self, descriptor: &InvalidationDescriptor) -> Option<Words> {
         match descriptor {
@@ -123,7 +84,7 @@ impl<M: Mmio, P: Platform> Commands for Descriptors<'_, M, P> {
     }
 
     fn ring(&self, tail: u32, _wrapped: bool) {
-        self.registers.set_iqt(Iqt::new().with_qt((tail * self.step) as u16));
+        self.registers.set_iqt(Iqt::new().with_qt((tail * self.step()) as u16));
     }
 
     /// The error that holds the unit up, if any (VT-d 6.5.2.10). A completion error (ICE) does not: some device
@@ -138,7 +99,7 @@ impl<M: Mmio, P: Platform> Commands for Descriptors<'_, M, P> {
             registers.clear_fsts(Fsts::new().with_ice(true));
         }
         if fsts.iqe() {
-            let entry = u32::from(registers.iqh().qh()) / self.step;
+            let entry = u32::from(registers.iqh().qh()) / self.step();
             return Some(UnitError::QueueCommand { entry, detail: registers.iqercd().into_bits() });
         }
         fsts.ite().then(|| UnitError::DeviceTimeout { detail: registers.iqercd().into_bits() })
