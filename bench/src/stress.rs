@@ -28,6 +28,8 @@ const TURNS: u64 = 8;
 const EACH: u64 = 32;
 /// Rounds of the invalidating thread between two detaches.
 const ROUNDS_TO_DETACH: u64 = 257;
+/// The device that is detached then. The other stays.
+const COMES_AND_GOES: u16 = 0x18;
 /// Rounds between two unmaps of everything.
 const ROUNDS_TO_CLEAR: u64 = 61;
 /// Rounds between two unmaps of 2 MiB, whose leaf table goes too.
@@ -73,15 +75,15 @@ const fn place(slot: u64, number: u64) -> u64 {
 
 impl Shadow {
     /// Whether a translation to `output`, still in use, is of a mapping that is over. Called by those who hold the guard under
-    /// which they got it.
-    fn is_stale(&self, slot: u64, output: u64) -> bool {
+    /// which they got it, and who say whether they are the device that is detached now and then.
+    fn is_stale(&self, slot: u64, output: u64, comes_and_goes: bool) -> bool {
         // In this order: what is begun after that is no excuse, what is over after that no fault.
         let detached = self.detached.load(Ordering::SeqCst);
         let over = self.slots[slot as usize].over.load(Ordering::SeqCst);
         let begun = self.slots[slot as usize].begun.load(Ordering::SeqCst);
         let attaching = self.attaching.load(Ordering::SeqCst);
         let possible = (over + 1..=begun).rev().take(TURNS as usize);
-        detached > attaching
+        (comes_and_goes && detached > attaching)
             || !possible.into_iter().any(|number| place(slot, number) == output & !(PAGE - 1))
     }
 }
@@ -139,6 +141,7 @@ impl<K: Kind> Stress<K> {
     /// A device that translates, `EACH` to a guard, and now and then reads. What it was given is looked at at once, and again before
     /// the guard ends.
     fn device(&self, port: &Port<K::Model>, seed: u64) {
+        let comes_and_goes = port.requester() == K::requester(COMES_AND_GOES);
         let mut random = Random(seed | 1);
         let base = self.machine.ram.data().0;
         let mut found = Vec::with_capacity(EACH as usize);
@@ -151,12 +154,14 @@ impl<K: Kind> Stress<K> {
                     let access = if random.below(4) == 0 { Access::READ_WRITE } else { Access::READ };
                     let Ok(translation) = guard.translate(iova(slot), 8, access) else { continue };
                     let output = translation.address.0.wrapping_sub(base);
-                    stale += u64::from(self.shadow.is_stale(slot, output));
+                    stale += u64::from(self.shadow.is_stale(slot, output, comes_and_goes));
                     found.push((slot, output));
                 }
                 given += found.len() as u64;
-                stale += found.drain(..).filter(|(slot, output)| self.shadow.is_stale(*slot, *output)).count()
-                    as u64;
+                stale += found
+                    .drain(..)
+                    .filter(|(slot, output)| self.shadow.is_stale(*slot, *output, comes_and_goes))
+                    .count() as u64;
                 drop(guard);
                 // A read moves its bytes under a guard of its own: what it finds may be over by now, but not before it began.
                 let slot = random.below(SLOTS);
@@ -178,7 +183,7 @@ impl<K: Kind> Stress<K> {
     /// The driver's side: one round.
     fn disturb(&self, round: u64, random: &mut Random) {
         if round.is_multiple_of(ROUNDS_TO_DETACH) {
-            let requester = K::requester(0x18);
+            let requester = K::requester(COMES_AND_GOES);
             self.machine.unit.detach(requester, None).expect("attached");
             self.shadow.detached.fetch_add(1, Ordering::SeqCst);
             std::hint::spin_loop();
@@ -262,7 +267,7 @@ impl<K: Kind> Stress<K> {
     }
 
     fn run(&self, mut enough: impl Enough, disturb: impl Fn(u64)) -> Counts {
-        let devices = [0x10, 0x18].map(|number| self.machine.device(number, &self.attached));
+        let devices = [0x10, COMES_AND_GOES].map(|number| self.machine.device(number, &self.attached));
         std::thread::scope(|scope| {
             for (seed, port) in devices.iter().enumerate() {
                 scope.spawn(move || self.device(port, 0x9e37_79b9 * (seed as u64 + 1)));
