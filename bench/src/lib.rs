@@ -5,7 +5,6 @@
 
 pub mod contest;
 pub mod host_memory;
-pub mod leftover;
 pub mod machine;
 pub mod order;
 pub mod peers;

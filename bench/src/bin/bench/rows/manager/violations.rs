@@ -1,10 +1,10 @@
 //! Violations: how fast they are journalled, and what a flood of them costs a device that does nothing wrong.
 //!
 //! The flood and the thread that reads violations have one processor, the device that does nothing wrong the other. What two processors
-//! share beyond the program (a core of two threads, a cache, a power budget) makes whatever runs on one slow whatever runs on the other,
-//! so the flood's processor is busy at all times: what the flood leaves of it goes to a third device that reads what it may. Compared
-//! is the processor time that one access takes with the flood and without it, so that what is seen is what they share inside the
-//! program: locks and cache lines. What a busy neighbour costs over an idle one stands beside it.
+//! share beyond the program (a core of two threads, a cache, a power budget) makes whatever runs on one slow whatever runs on the other.
+//! So the flood is compared with another neighbour that keeps that processor busy: a third device that reads what it may. Compared
+//! is the processor time that one access takes beside each, so that what is seen is what a flood shares inside the program: locks
+//! and cache lines. What the busy neighbour costs over an idle one stands beside it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -24,7 +24,6 @@ use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
 
-use portcullis_bench::leftover::take_only_leftovers;
 use portcullis_bench::result::{Goal, Row};
 
 use super::DEVICES;
@@ -178,9 +177,8 @@ impl Neighbours {
         Ok(sent)
     }
 
-    /// Accesses that are granted, with the time that nobody else wants.
+    /// Accesses that are granted, whenever there is to be a busy neighbour.
     fn fill(&self, engine: &Engine) -> Result<()> {
-        take_only_leftovers()?;
         self.until_over(|| {
             if !self.busy.load(Ordering::Relaxed) {
                 thread::sleep(PAUSE);
@@ -226,12 +224,12 @@ pub(super) fn rows(effort: Effort) -> Result<Vec<Row>> {
             let alone = well_behaved(&good)?;
             neighbours.busy.store(true, Ordering::Relaxed);
             let quiet = well_behaved(&good)?;
+            neighbours.busy.store(false, Ordering::Relaxed);
             neighbours.flooding.store(true, Ordering::Relaxed);
             let started = Instant::now();
             let beside = well_behaved(&good)?;
             neighbours.flooding.store(false, Ordering::Relaxed);
             flooded += started.elapsed();
-            neighbours.busy.store(false, Ordering::Relaxed);
             thread::sleep(Duration::from_millis(2));
             beside_a_flood.push(beside / quiet);
             beside_a_neighbour.push(quiet / alone);
