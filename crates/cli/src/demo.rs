@@ -4,7 +4,6 @@ use std::{
     io::{self, Write},
     os::fd::{AsFd, OwnedFd},
     path::Path,
-    sync::{Arc, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -15,14 +14,14 @@ use portcullis_client::{
     device::SharedMemory,
 };
 use portcullis_manager::{
-    core::{Accepted, Core, Pattern, Policy},
+    core::{Accepted, Core, Policy},
     embedded::{
         ARCHITECTURES,
         backend::DEVICES,
         device::{Command, Operation, Outcome},
         simulate,
     },
-    service::{Inherited, Policies, Settings, Who, serve},
+    service::{self, Inherited, Policies, Settings},
 };
 use portcullis_spec::Pasid;
 use rustix::event::{EventfdFlags, eventfd};
@@ -154,38 +153,10 @@ fn start(socket: &Path, iommu: &str) -> Result<String, Failure> {
     let backend = simulate(iommu, &DEVICES).ok_or_else(|| Failure::new("nothing simulates that"))??;
     let core = Core::start::<Failure>(backend, Accepted::default(), Ok)?;
     let backend = core.backend().name();
-    let me = Who { users: vec![rustix::process::geteuid().as_raw()], groups: Vec::new() };
-    let guest = |name: &str, devices: [&str; 2]| {
-        let devices = devices.into_iter().map(Pattern::new).collect();
-        (me.clone(), Arc::new(Policy { name: name.into(), devices, ..Policy::default() }))
-    };
-    let clients = vec![guest("alice", ["nic0", "disk0"]), guest("mallory", ["accel0", "rogue0"])];
-    let settings = Settings {
-        socket: socket.into(),
-        socket_mode: 0o600,
-        policies: Policies { clients, ..Policies::default() },
-        warnings: Vec::new(),
-        journal: 1 << 14,
-        disk: None,
-        events: None,
-        holders: None,
-        connections: 16,
-        resume_within: std::time::Duration::from_secs(60),
-    };
-    let (ready, is_ready) = mpsc::channel();
-    thread::spawn(move || {
-        let told = ready.clone();
-        let ended = serve(core, settings, Inherited::default(), |_| {
-            let _ = told.send(None);
-            Ok(())
-        });
-        let _ = ready.send(ended.err());
-    });
-    match is_ready.recv() {
-        Ok(None) => Ok(backend),
-        Ok(Some(ended)) => Err(ended.into()),
-        Err(_) => Err(Failure::new("the service did not start")),
-    }
+    let clients = [Policy::new("alice", ["nic0", "disk0"]), Policy::new("mallory", ["accel0", "rogue0"])];
+    let settings = Settings::new(socket, Policies::for_own_user(clients));
+    service::start(core, settings, Inherited::default())?;
+    Ok(backend)
 }
 
 fn play(seconds: u64, iommu: &str) -> Result<Report, Failure> {

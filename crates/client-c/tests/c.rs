@@ -5,25 +5,23 @@ use std::{
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::{Arc, mpsc},
+    sync::mpsc,
     time::{Duration, Instant},
 };
 
 use portcullis_c::ffi::{Entry, Record, Region};
 use portcullis_manager::{
-    BackendError, DeviceId, RawRecord, ReservedKind, ReservedRegion, Source, UnitId, Violation,
-    core::{Accepted, Core, Pattern, Policy},
-    service::{Inherited, Policies, Settings, Who, serve},
+    DeviceId, RawRecord, ReservedKind, ReservedRegion, Source, UnitId, Violation, core::Policy,
 };
 use portcullis_spec::{Access, Fault, FaultReason, Iova, PciAddress, RequestType, Requester};
 
 #[path = "../../manager/tests/common/mod.rs"]
 mod common;
 
-use common::{Leads, PAGE, Plain};
+use common::{Leads, PAGE, Plain, service::Service};
 
 struct Running {
-    folder: tempfile::TempDir,
+    service: Service,
     plain: Plain,
     refuse: mpsc::Sender<Violation>,
 }
@@ -48,36 +46,12 @@ impl Running {
         let plain = Plain::new(inventory);
         let (refuse, refused) = mpsc::channel();
         plain.0.lock().unwrap().violations = Some(refused);
-        let core = Core::start(Box::new(plain.clone()), Accepted::default(), Ok::<_, BackendError>).unwrap();
-        let devices = ["dev*", "0001:*"].map(Pattern::new).into();
-        let policy = Policy { name: "storage".into(), devices, ..Policy::default() };
-        let who = Who { users: vec![rustix::process::geteuid().as_raw()], groups: Vec::new() };
-        let folder = tempfile::tempdir().unwrap();
-        let settings = Settings {
-            socket: folder.path().join("socket"),
-            socket_mode: 0o600,
-            policies: Policies { clients: vec![(who, Arc::new(policy))], ..Policies::default() },
-            warnings: Vec::new(),
-            journal: 100,
-            disk: None,
-            events: None,
-            holders: None,
-            connections: 16,
-            resume_within: std::time::Duration::from_secs(60),
-        };
-        let (tell, ready) = mpsc::channel();
-        std::thread::spawn(move || {
-            serve(core, settings, Inherited::default(), |_| {
-                tell.send(()).unwrap();
-                Ok(())
-            })
-        });
-        ready.recv_timeout(Duration::from_secs(10)).unwrap();
-        Self { folder, plain, refuse }
+        let clients = [Policy::new("storage", ["dev*", "0001:*"])];
+        Self { service: Service::over(Box::new(plain.clone()), clients), plain, refuse }
     }
 
-    fn socket(&self) -> PathBuf {
-        self.folder.path().join("socket")
+    fn socket(&self) -> &Path {
+        &self.service.socket
     }
 
     /// Compiles a program of this crate; `None`, with a word, where there is no compiler.
@@ -89,7 +63,7 @@ impl Running {
         assert!(version.status.success());
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
         let libraries = std::env::current_exe().unwrap().parent().unwrap().to_owned();
-        let program = self.folder.path().join("program");
+        let program = self.service.folder.path().join("program");
         let mut compile = Command::new("cc");
         compile.args(["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-O1", "-o"]);
         compile.arg(&program).arg(here.join(source)).arg("-I").arg(here.join("include"));

@@ -2,32 +2,30 @@
 //! hand a device over at random, and after each step devices read and write inside and outside of what they were granted. The shadow knows of each
 //! (device, PASID, page) what the answers allow, and of each page what must stand there.
 
-use std::{
-    collections::BTreeMap,
-    os::fd::OwnedFd,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+mod common;
 
+use std::{collections::BTreeMap, os::fd::OwnedFd};
+
+use common::{
+    PAGE,
+    service::{Service, claim},
+};
 use portcullis_client::{
     Client, Error,
     api::{Access, MapRequest, Range},
     device::SharedMemory,
 };
 use portcullis_manager::{
-    core::{Accepted, Core, Pattern, Policy, Refusal},
+    core::Policy,
     embedded::{
         ARCHITECTURES,
         backend::DEVICES,
         device::{Command, Operation, Outcome},
         simulate,
     },
-    service::{Inherited, Policies, Settings, Who, serve},
 };
 use portcullis_spec::Pasid;
 
-const PAGE: u64 = 4096;
 /// Where the addresses begin that are mapped, and how many pages there are.
 const FIRST: u64 = 0x10_0000;
 const PAGES: u64 = 24;
@@ -48,39 +46,6 @@ impl Random {
     }
 }
 
-fn start(architecture: &str, directory: &Path) -> PathBuf {
-    let socket = directory.join("socket");
-    let backend = simulate(architecture, &DEVICES).unwrap().unwrap();
-    let core = Core::start::<Refusal>(backend, Accepted::default(), Ok).unwrap();
-    let me = Who { users: vec![rustix::process::geteuid().as_raw()], groups: Vec::new() };
-    let client = |name: &str, devices: [&str; 2]| {
-        let devices = devices.map(Pattern::new).to_vec();
-        (me.clone(), Arc::new(Policy { name: name.into(), devices, ..Policy::default() }))
-    };
-    let clients = vec![client("a", ["accel0", "disk0"]), client("b", ["rogue0", "disk0"])];
-    let settings = Settings {
-        socket: socket.clone(),
-        socket_mode: 0o600,
-        policies: Policies { clients, ..Policies::default() },
-        warnings: Vec::new(),
-        journal: 1 << 14,
-        disk: None,
-        events: None,
-        holders: None,
-        resume_within: std::time::Duration::from_secs(60),
-        connections: 16,
-    };
-    let (ready, is_ready) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
-        serve(core, settings, Inherited::default(), |_| {
-            let _ = ready.send(());
-            Ok(())
-        })
-    });
-    is_ready.recv_timeout(Duration::from_secs(60)).expect("the service starts");
-    socket
-}
-
 /// A client, and what its answers allow.
 struct Party {
     client: Client,
@@ -96,10 +61,8 @@ struct Party {
 }
 
 impl Party {
-    fn new(socket: &Path, name: &str, tag: u64) -> Self {
-        let mut client = Client::connect(Some(socket)).unwrap();
-        client.set_timeout(Some(Duration::from_secs(60))).unwrap();
-        client.introduce(name).unwrap();
+    fn new(service: &Service, name: &str, tag: u64) -> Self {
+        let mut client = service.client(name);
         let space = client.create_space().unwrap();
         let memory = SharedMemory::new(name, MEMORY * PAGE).unwrap();
         let stands: Vec<u64> = (0..MEMORY).map(|page| tag << 32 | page).collect();
@@ -109,7 +72,7 @@ impl Party {
     }
 
     fn claim(&mut self, device: &'static str) {
-        let descriptor = self.client.claim(device).unwrap().remove(0).1.unwrap();
+        let descriptor = claim(&mut self.client, device);
         self.devices.insert(device, (descriptor, false));
     }
 
@@ -184,9 +147,9 @@ impl Party {
 }
 
 fn play(architecture: &str, seed: u64) {
-    let directory = tempfile::tempdir().unwrap();
-    let socket = start(architecture, directory.path());
-    let mut parties = [Party::new(&socket, "a", 0xa), Party::new(&socket, "b", 0xb)];
+    let clients = [Policy::new("a", ["accel0", "disk0"]), Policy::new("b", ["rogue0", "disk0"])];
+    let service = Service::over(simulate(architecture, &DEVICES).unwrap().unwrap(), clients);
+    let mut parties = [Party::new(&service, "a", 0xa), Party::new(&service, "b", 0xb)];
     parties[0].claim("accel0");
     parties[1].claim("rogue0");
     parties[0].claim("disk0");

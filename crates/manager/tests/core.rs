@@ -18,7 +18,7 @@ fn start(inventory: Inventory, accepted: Accepted) -> (Plain, Core) {
 }
 
 fn client(core: &mut Core) -> ClientId {
-    let policy = Policy { name: "vm".into(), devices: vec![Pattern::new("*")], ..Policy::default() };
+    let policy = Policy::new("vm", ["*"]);
     core.connect(Arc::new(policy)).unwrap()
 }
 
@@ -226,11 +226,9 @@ fn static_grants_are_rounded_outward_and_keep_clients_away() {
 fn a_guest_that_is_mapped_to_itself_reaches_its_ranges_and_no_more() {
     let (plain, mut core) = start(inventory(1, 1), Accepted::default());
     let policy = Policy {
-        name: "guest".into(),
-        devices: vec![Pattern::new("dev0")],
         unity: vec![0x4000_0000..=0x4000_1fff],
         physical: vec![0x4000_2000..=0x4000_3fff],
-        ..Policy::default()
+        ..Policy::new("guest", ["dev0"])
     };
     let guest = core.connect(Arc::new(policy)).unwrap();
     core.claim(guest, "dev0").unwrap();

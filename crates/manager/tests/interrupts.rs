@@ -2,86 +2,42 @@
 //! else arrives anywhere (attacks 11 to 15 of docs/attacks.md). The judge is the interrupt controller, which knows for each message who may send it,
 //! and the clients' counters.
 
+mod common;
+
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use common::service::{Service, claim};
 use portcullis_client::{
     Client, Error,
     api::{Fault, ListFaults, ListGrants},
     device::SharedMemory,
 };
 use portcullis_manager::{
-    core::{Accepted, Core, Pattern, Policy, Refusal},
+    Backend,
+    core::Policy,
     embedded::{
         ARCHITECTURES, Controller, EmbeddedBackend, EmbeddedOptions,
         backend::DEVICES,
         device::{Command, Operation, Outcome},
         simulate,
     },
-    service::{Inherited, Policies, Settings, Who, serve},
 };
 use rustix::event::{EventfdFlags, eventfd};
 
-struct Service {
-    socket: PathBuf,
-    _directory: tempfile::TempDir,
+/// Client `a` may have the good devices, and `b` the rogue and the disk.
+fn over(backend: Box<dyn Backend>) -> Service {
+    let clients = [Policy::new("a", ["nic0", "disk0", "accel0"]), Policy::new("b", ["rogue0", "disk0"])];
+    Service::over(backend, clients)
 }
 
-impl Service {
-    /// Client `a` may have the good devices, and `b` the rogue and the disk.
-    fn over(backend: Box<dyn portcullis_manager::Backend>) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let socket = directory.path().join("socket");
-        let core = Core::start::<Refusal>(backend, Accepted::default(), Ok).unwrap();
-        let me = Who { users: vec![rustix::process::geteuid().as_raw()], groups: Vec::new() };
-        let client = |name: &str, devices: &[&str]| {
-            let devices = devices.iter().map(|device| Pattern::new(*device)).collect();
-            (me.clone(), Arc::new(Policy { name: name.into(), devices, ..Policy::default() }))
-        };
-        let clients = vec![client("a", &["nic0", "disk0", "accel0"]), client("b", &["rogue0", "disk0"])];
-        let settings = Settings {
-            socket: socket.clone(),
-            socket_mode: 0o600,
-            policies: Policies { clients, ..Policies::default() },
-            warnings: Vec::new(),
-            journal: 1 << 14,
-            disk: None,
-            events: None,
-            holders: None,
-            resume_within: std::time::Duration::from_secs(60),
-            connections: 16,
-        };
-        let (ready, is_ready) = std::sync::mpsc::channel();
-        std::thread::spawn(move || {
-            serve(core, settings, Inherited::default(), |_| {
-                let _ = ready.send(());
-                Ok(())
-            })
-        });
-        is_ready.recv_timeout(Duration::from_secs(60)).expect("the service starts");
-        Self { socket, _directory: directory }
-    }
-
-    fn vtd() -> (Self, Arc<Controller>) {
-        let backend = EmbeddedBackend::new(EmbeddedOptions::default(), &DEVICES).unwrap();
-        let controller = backend.controller().clone();
-        (Self::over(Box::new(backend)), controller)
-    }
-
-    fn client(&self, name: &str) -> Client {
-        let mut client = Client::connect(Some(&self.socket)).unwrap();
-        client.set_timeout(Some(Duration::from_secs(60))).unwrap();
-        client.introduce(name).unwrap();
-        client
-    }
-}
-
-fn claim(client: &mut Client, device: &str) -> OwnedFd {
-    client.claim(device).unwrap().remove(0).1.expect("simulated devices have descriptors")
+fn vtd() -> (Service, Arc<Controller>) {
+    let backend = EmbeddedBackend::new(EmbeddedOptions::default(), &DEVICES).unwrap();
+    let controller = backend.controller().clone();
+    (over(Box::new(backend)), controller)
 }
 
 fn events(count: usize) -> Vec<OwnedFd> {
@@ -132,7 +88,7 @@ fn name(result: Result<(), Error>) -> String {
 
 #[test]
 fn granted_interrupts_arrive_are_listed_and_end_with_the_claim() {
-    let (service, controller) = Service::vtd();
+    let (service, controller) = vtd();
     let mut a = service.client("a");
     let (nic, accelerator) = (claim(&mut a, "nic0"), claim(&mut a, "accel0"));
     assert_eq!(interrupt(&nic, 0), Outcome::Unsupported);
@@ -187,7 +143,7 @@ fn granted_interrupts_arrive_are_listed_and_end_with_the_claim() {
 
 #[test]
 fn what_cannot_be_signalled_or_is_not_the_clients_is_refused() {
-    let (service, _) = Service::vtd();
+    let (service, _) = vtd();
     let (mut a, mut b) = (service.client("a"), service.client("b"));
     let nic = claim(&mut a, "nic0");
     let good = events(16);
@@ -218,7 +174,7 @@ fn what_cannot_be_signalled_or_is_not_the_clients_is_refused() {
 /// The rogue tries each kind of attack; all of it is refused, and stands in the journal with its device and client.
 #[test]
 fn forged_interrupts_reach_nobody_and_are_journalled() {
-    let (service, controller) = Service::vtd();
+    let (service, controller) = vtd();
     let (mut a, mut b) = (service.client("a"), service.client("b"));
     let (_nic, rogue) = (claim(&mut a, "nic0"), claim(&mut b, "rogue0"));
     let (of_a, of_b) = (events(4), events(2));
@@ -283,7 +239,7 @@ fn forged_interrupts_reach_nobody_and_are_journalled() {
 #[test]
 fn the_rogue_reaches_nothing_on_any_architecture() {
     for architecture in ARCHITECTURES {
-        let service = Service::over(simulate(architecture, &DEVICES).unwrap().unwrap());
+        let service = over(simulate(architecture, &DEVICES).unwrap().unwrap());
         let (mut a, mut b) = (service.client("a"), service.client("b"));
         let (nic, rogue) = (claim(&mut a, "nic0"), claim(&mut b, "rogue0"));
         let lines = events(2);

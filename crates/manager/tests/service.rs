@@ -1,12 +1,13 @@
 //! The service over the embedded platform, as clients meet it.
 
+mod common;
+
 use std::{
     io::Write,
     os::{
         fd::{AsFd, OwnedFd},
         unix::net::UnixStream,
     },
-    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -14,94 +15,38 @@ use std::{
     time::{Duration, Instant},
 };
 
+use common::{
+    PAGE,
+    service::{Service, claim},
+};
 use portcullis_client::{
     Client, Error,
     api::{self, Access, ListFaults, ListGrants, MapRequest, Range},
     device::SharedMemory,
 };
 use portcullis_manager::{
-    Backend,
-    core::{Accepted, Core, Pattern, Policy, Refusal},
+    core::{Accepted, Core, Policy, Refusal},
     embedded::{
         ARCHITECTURES, EmbeddedBackend, EmbeddedOptions,
         backend::DEVICES,
         device::{Command, Kind, Operation, Outcome},
         simulate,
     },
-    service::{Inherited, Policies, Settings, Who, serve},
+    service::{self, Ended, Inherited, Policies, Settings},
     upstream::Upstream,
 };
 use portcullis_spec::Iova;
 
-const PAGE: u64 = 4096;
-
-/// A service of its own for each test; it ends with the test's process.
-struct Service {
-    socket: PathBuf,
-    _directory: tempfile::TempDir,
+/// On VT-d, with clients that may have some devices each.
+fn start() -> Service {
+    let backend = EmbeddedBackend::new(EmbeddedOptions::default(), &DEVICES).unwrap();
+    let clients = [Policy::new("a", ["nic0", "accel0"]), Policy::new("b", ["disk0", "nic0", "rogue0"])];
+    Service::over(Box::new(backend), clients)
 }
 
-impl Service {
-    fn start() -> Self {
-        let backend = EmbeddedBackend::new(EmbeddedOptions::default(), &DEVICES).unwrap();
-        let clients = [("a", &["nic0", "accel0"][..], None), ("b", &["disk0", "nic0", "rogue0"], None)];
-        Self::over(Box::new(backend), &clients)
-    }
-
-    /// Clients have a name, devices, and the last address that they may use.
-    fn over(backend: Box<dyn Backend>, clients: &[(&str, &[&str], Option<u64>)]) -> Self {
-        Self::with(backend, clients, Inherited::default())
-    }
-
-    /// With what was opened for it before.
-    fn with(
-        backend: Box<dyn Backend>,
-        clients: &[(&str, &[&str], Option<u64>)],
-        inherited: Inherited,
-    ) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let socket = directory.path().join("socket");
-        let core = Core::start::<Refusal>(backend, Accepted::default(), Ok).unwrap();
-        let me = Who { users: vec![rustix::process::geteuid().as_raw()], groups: Vec::new() };
-        let client = |&(name, devices, last): &(&str, &[&str], Option<u64>)| {
-            let policy = Policy {
-                name: name.into(),
-                devices: devices.iter().map(|d| Pattern::new(*d)).collect(),
-                windows: last.map(|last| vec![Iova(0)..=Iova(last)]),
-                ..Policy::default()
-            };
-            (me.clone(), Arc::new(policy))
-        };
-        let clients = clients.iter().map(client).collect();
-        let settings = Settings {
-            socket: socket.clone(),
-            socket_mode: 0o600,
-            policies: Policies { clients, ..Policies::default() },
-            warnings: Vec::new(),
-            journal: 1000,
-            disk: None,
-            events: None,
-            holders: None,
-            connections: 1100,
-            resume_within: std::time::Duration::from_secs(60),
-        };
-        let (ready, is_ready) = std::sync::mpsc::channel();
-        std::thread::spawn(move || {
-            serve(core, settings, inherited, |_| {
-                let _ = ready.send(());
-                Ok(())
-            })
-        });
-        is_ready.recv_timeout(Duration::from_secs(10)).expect("the service starts");
-        Self { socket, _directory: directory }
-    }
-
-    fn client(&self, name: &str) -> Client {
-        let mut client = Client::connect(Some(&self.socket)).unwrap();
-        client.set_timeout(Some(Duration::from_secs(20))).unwrap();
-        client.introduce(name).unwrap();
-        client
-    }
+/// A client whose devices may use addresses up to `last`.
+fn up_to(last: u64, name: &str, devices: &[&str]) -> Policy {
+    Policy { windows: Some(vec![Iova(0)..=Iova(last)]), ..Policy::new(name, devices.iter().copied()) }
 }
 
 /// A client that has a device with some memory granted.
@@ -116,8 +61,7 @@ struct Holder {
 impl Holder {
     fn new(service: &Service, name: &str, device: &str, mappings: Vec<MapRequest>) -> Self {
         let mut client = service.client(name);
-        let descriptor =
-            client.claim(device).unwrap().remove(0).1.expect("simulated devices have descriptors");
+        let descriptor = claim(&mut client, device);
         let space = client.create_space().unwrap();
         client.attach(space, device, None).unwrap();
         let memory = SharedMemory::new("test", 16 * PAGE).unwrap();
@@ -150,7 +94,7 @@ fn refusal<T: std::fmt::Debug>(answer: Result<T, Error>) -> String {
 
 #[test]
 fn dma_inside_a_grant_arrives_and_outside_is_refused_and_recorded_with_the_clients_name() {
-    let service = Service::start();
+    let service = start();
     let grants = vec![at(0x10_0000, 2, 1, Access::READ_WRITE), at(0x20_0000, 3, 1, Access::READ)];
     let mut a = Holder::new(&service, "a", "nic0", grants);
     a.memory.write::<u64>(3 * PAGE, 0x1122_3344).unwrap();
@@ -183,8 +127,8 @@ fn dma_inside_a_grant_arrives_and_outside_is_refused_and_recorded_with_the_clien
 fn every_architecture_that_is_simulated_keeps_to_the_grants() {
     for name in ARCHITECTURES {
         let backend = simulate(name, &DEVICES).expect("it is there").expect("it starts");
-        let clients = [("a", &["nic0", "accel0"][..], None), ("b", &["rogue0"], None)];
-        let service = Service::over(backend, &clients);
+        let clients = [Policy::new("a", ["nic0", "accel0"]), Policy::new("b", ["rogue0"])];
+        let service = Service::over(backend, clients);
         let grants = vec![at(0x10_0000, 2, 1, Access::READ_WRITE), at(0x20_0000, 3, 1, Access::READ)];
         let mut a = Holder::new(&service, "a", "nic0", grants);
         let unit = a.client.units().unwrap().remove(0);
@@ -209,7 +153,7 @@ fn every_architecture_that_is_simulated_keeps_to_the_grants() {
             assert_eq!(fault.devices, ["nic0"], "{name}");
         }
         // A PASID has a space of its own, and no other.
-        let accelerator = a.client.claim("accel0").unwrap().remove(0).1.expect("a descriptor");
+        let accelerator = claim(&mut a.client, "accel0");
         let space = a.client.create_space().unwrap();
         a.client.attach(space, "accel0", Some(5)).unwrap();
         a.client.map(space, Some(a.number), vec![at(0x30_0000, 4, 1, Access::READ_WRITE)]).unwrap();
@@ -239,7 +183,7 @@ fn every_architecture_that_is_simulated_keeps_to_the_grants() {
 
 #[test]
 fn what_is_unmapped_is_gone_at_once() {
-    let service = Service::start();
+    let service = start();
     let mut a = Holder::new(&service, "a", "nic0", vec![at(0x10_0000, 0, 4, Access::READ_WRITE)]);
     for round in 0..50 {
         assert_eq!(a.dma(Operation::Write, 0x10_2000, round).0, Outcome::Done);
@@ -252,7 +196,7 @@ fn what_is_unmapped_is_gone_at_once() {
 
 #[test]
 fn a_device_that_was_quiesced_reaches_nothing_and_stays_its_clients() {
-    let service = Service::start();
+    let service = start();
     let mut a = Holder::new(&service, "a", "nic0", vec![at(0x10_0000, 0, 1, Access::READ_WRITE)]);
     assert_eq!(a.dma(Operation::Write, 0x10_0000, 1).0, Outcome::Done);
     let mut b = service.client("b");
@@ -278,7 +222,7 @@ fn metrics_are_told_to_who_asks_over_http() {
     let mut inherited = Inherited::default();
     inherited.metrics = Some(listener);
     let backend = EmbeddedBackend::new(EmbeddedOptions::default(), &DEVICES).unwrap();
-    let service = Service::with(Box::new(backend), &[("a", &["nic0"], None)], inherited);
+    let service = Service::with(Box::new(backend), [Policy::new("a", ["nic0"])], inherited);
     let a = Holder::new(&service, "a", "nic0", vec![at(0x10_0000, 0, 1, Access::READ_WRITE)]);
     assert_eq!(a.dma(Operation::Read, 0x90_0000, 0).0, Outcome::Refused);
     let page = || {
@@ -302,7 +246,8 @@ fn metrics_are_told_to_who_asks_over_http() {
 fn a_device_that_is_pulled_out_is_told_at_once_and_one_that_is_put_in_too() {
     let backend = EmbeddedBackend::new(EmbeddedOptions::default(), &DEVICES).unwrap();
     let plugs = backend.plugs();
-    let service = Service::over(Box::new(backend), &[("a", &["nic*"], None), ("b", &["disk0"], None)]);
+    let clients = [Policy::new("a", ["nic*"]), Policy::new("b", ["disk0"])];
+    let service = Service::over(Box::new(backend), clients);
     let a = Holder::new(&service, "a", "nic0", vec![at(0x10_0000, 0, 1, Access::READ_WRITE)]);
     // Nobody watches the service: only the event itself can tell.
     let mut followed = service.client("b").follow(true, false).unwrap().map(Result::unwrap);
@@ -328,7 +273,7 @@ fn a_device_that_is_pulled_out_is_told_at_once_and_one_that_is_put_in_too() {
 
 #[test]
 fn the_newest_faults_come_newest_first() {
-    let service = Service::start();
+    let service = start();
     let mut a = Holder::new(&service, "a", "nic0", vec![at(0x10_0000, 0, 1, Access::READ_WRITE)]);
     for page in 1..=9 {
         assert_eq!(a.dma(Operation::Read, 0x10_0000 + page * PAGE, 0).0, Outcome::Refused);
@@ -351,7 +296,7 @@ fn the_newest_faults_come_newest_first() {
 
 #[test]
 fn a_client_reaches_nothing_of_anothers() {
-    let service = Service::start();
+    let service = start();
     let a = Holder::new(&service, "a", "nic0", vec![at(0x10_0000, 0, 1, Access::READ_WRITE)]);
     let mut b = Holder::new(&service, "b", "rogue0", vec![at(0x10_0000, 0, 1, Access::READ_WRITE)]);
     assert_eq!(refusal(b.client.claim("nic0")), "Held");
@@ -378,7 +323,7 @@ fn a_client_reaches_nothing_of_anothers() {
 
 #[test]
 fn a_client_that_dies_loses_its_devices_and_they_reach_nothing() {
-    let service = Service::start();
+    let service = start();
     let a = Holder::new(&service, "a", "nic0", vec![at(0x10_0000, 0, 1, Access::READ_WRITE)]);
     let Holder { client, device, .. } = a;
     drop(client);
@@ -394,7 +339,7 @@ fn a_client_that_dies_loses_its_devices_and_they_reach_nothing() {
 
 #[test]
 fn a_pasid_has_a_space_of_its_own() {
-    let service = Service::start();
+    let service = start();
     let mut a = Holder::new(&service, "a", "accel0", vec![at(0x10_0000, 0, 1, Access::READ_WRITE)]);
     let space = a.client.create_space().unwrap();
     a.client.attach(space, "accel0", Some(5)).unwrap();
@@ -413,7 +358,7 @@ fn a_pasid_has_a_space_of_its_own() {
 
 #[test]
 fn violations_are_followed_as_they_come() {
-    let service = Service::start();
+    let service = start();
     let follower = service.client("a");
     let mut followed = follower.follow(false, true).unwrap();
     let a = Holder::new(&service, "a", "nic0", vec![at(0x10_0000, 0, 1, Access::READ)]);
@@ -424,7 +369,7 @@ fn violations_are_followed_as_they_come() {
 
 #[test]
 fn bad_input_gets_an_exact_error_and_harms_nobody_else() {
-    let service = Service::start();
+    let service = start();
     let mut good = service.client("a");
     let call = |bytes: &[u8]| {
         let mut stream = UnixStream::connect(&service.socket).unwrap();
@@ -490,7 +435,7 @@ fn bad_input_gets_an_exact_error_and_harms_nobody_else() {
 
 #[test]
 fn a_thousand_connections_that_say_nothing_keep_nobody_waiting() {
-    let service = Service::start();
+    let service = start();
     let silent: Vec<UnixStream> =
         (0..1000).filter_map(|_| UnixStream::connect(&service.socket).ok()).collect();
     assert_eq!(silent.len(), 1000);
@@ -511,7 +456,7 @@ fn a_thousand_connections_that_say_nothing_keep_nobody_waiting() {
 /// Whatever some clients do, one who works beside them keeps what it has, its device goes on, and only its own faults are recorded.
 #[test]
 fn what_bad_clients_do_costs_the_others_nothing() {
-    let service = Service::start();
+    let service = start();
     let mut good = Holder::new(&service, "b", "disk0", vec![at(0x1000, 0, 4, Access::READ_WRITE)]);
     let call = |name: &str, parameters: &str| {
         format!("{{\"method\":\"org.portcullis.Manager.{name}\",\"parameters\":{parameters}}}\0").into_bytes()
@@ -566,7 +511,7 @@ fn what_bad_clients_do_costs_the_others_nothing() {
 
 #[test]
 fn one_who_does_not_read_keeps_nobody_waiting() {
-    let service = Service::start();
+    let service = start();
     let mut deaf = service.client("b");
     deaf.set_timeout(Some(Duration::from_secs(1))).unwrap();
     let stream = deaf.as_fd().try_clone_to_owned().unwrap();
@@ -582,7 +527,7 @@ fn one_who_does_not_read_keeps_nobody_waiting() {
 
 #[test]
 fn the_interface_describes_itself() {
-    let service = Service::start();
+    let service = start();
     let mut client = service.client("a");
     let asked = serde_json::json!({ "interface": api::INTERFACE });
     let answer: serde_json::Value =
@@ -608,12 +553,12 @@ fn a_guests_manager_narrows_what_the_host_gave_and_never_widens_it() {
     let embedded = EmbeddedBackend::new(EmbeddedOptions::default(), &DEVICES).unwrap();
     let host = Service::over(
         Box::new(embedded),
-        &[("guest", &["nic0", "accel0"], Some(0x3f_ffff)), ("other", &["*"], None)],
+        [up_to(0x3f_ffff, "guest", &["nic0", "accel0"]), Policy::new("other", ["*"])],
     );
     let upstream = Upstream::connect(&host.socket, Some("guest")).unwrap();
     let guest = Service::over(
         Box::new(upstream),
-        &[("driver", &["nic0"], Some(0x1f_ffff)), ("wide", &["accel0"], None)],
+        [up_to(0x1f_ffff, "driver", &["nic0"]), Policy::new("wide", ["accel0"])],
     );
     // What the guest was given, the host gives nobody else; what it was not given, the guest does not even see.
     let mut other = host.client("other");
@@ -679,4 +624,15 @@ fn a_guests_manager_narrows_what_the_host_gave_and_never_widens_it() {
         other.grants(&all).unwrap().grants.is_empty()
     });
     assert!(Command::new(Operation::Read, 0x10_0000, 8, 0).send(&device).is_err());
+}
+
+#[test]
+fn a_service_that_can_not_start_says_why() {
+    let first = start();
+    let backend = EmbeddedBackend::new(EmbeddedOptions::default(), &DEVICES).unwrap();
+    let core = Core::start::<Refusal>(Box::new(backend), Accepted::default(), Ok).unwrap();
+    let settings = Settings::new(&first.socket, Policies::default());
+    let ended = service::start(core, settings, Inherited::default()).unwrap_err();
+    assert!(matches!(&ended, Ended::Running(at) if *at == first.socket), "{ended}");
+    assert_eq!(first.client("a").status().unwrap().you, "a");
 }

@@ -15,7 +15,7 @@ use std::{
 use common::{Fail, Leads, PAGE, Plain, inventory};
 use portcullis_manager::{
     Change, DeviceId, GroupId, MemoryId, Source,
-    core::{Accepted, Asked, ClientId, Core, Limits, MapFrom, Pattern, Policy, Refusal},
+    core::{Accepted, Asked, ClientId, Core, Limits, MapFrom, Policy, Refusal},
 };
 use portcullis_spec::{Access, Iova, Pasid};
 use proptest::prelude::*;
@@ -32,20 +32,13 @@ fn group(device: u32) -> Vec<u32> {
 
 /// Client 0 may have everything, 1 may not have device 0, 2 only has the first pages and few mappings.
 fn policy(client: usize) -> Policy {
-    let any = vec![Pattern::new("*")];
     match client {
-        0 => Policy { name: "c0".into(), devices: any, ..Policy::default() },
-        1 => Policy {
-            name: "c1".into(),
-            devices: ["dev1", "dev2", "dev3", "mmio:0xfe004000"].map(Pattern::new).to_vec(),
-            ..Policy::default()
-        },
+        0 => Policy::new("c0", ["*"]),
+        1 => Policy::new("c1", ["dev1", "dev2", "dev3", "mmio:0xfe004000"]),
         _ => Policy {
-            name: "c2".into(),
-            devices: any,
             windows: Some(vec![Iova(0)..=Iova(4 * PAGE - 1)]),
             limits: Limits { mappings: 3, ..Limits::default() },
-            ..Policy::default()
+            ..Policy::new("c2", ["*"])
         },
     }
 }

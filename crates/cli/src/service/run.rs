@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use portcullis_client::{api, socket_path, user_socket};
 use portcullis_manager::{
     Backend,
-    configuration::{BackendChoice, Configuration, RESUME_WITHIN},
+    configuration::{BackendChoice, Configuration},
     core::Core,
     embedded::{
         ARCHITECTURES,
@@ -90,10 +90,6 @@ struct Started {
 
 /// Devices that the first lines name.
 const NAMED: usize = 16;
-/// Connections that one user may have, unless configured.
-const CONNECTIONS: usize = 1100;
-/// Records of violations in memory without a configuration: some 4 MiB.
-const JOURNAL: usize = 1 << 14;
 
 pub(crate) fn run(arguments: &Args, output: &mut Output) -> Result<Exit, Failure> {
     let mut inherited = Inherited::take();
@@ -134,17 +130,17 @@ pub(crate) fn run(arguments: &Args, output: &mut Output) -> Result<Exit, Failure
     };
     let mut holders = socket.clone().into_os_string();
     holders.push(".clients");
+    let usual = Settings::new(socket, policies);
     let settings = Settings {
         holders: Some(holders.into()),
-        socket,
         socket_mode: configuration.socket_mode.unwrap_or(0o666),
-        policies,
         warnings,
-        journal: if file.is_some() { configuration.journal.records } else { JOURNAL },
+        journal: if file.is_some() { configuration.journal.records } else { usual.journal },
         disk,
         events,
-        connections: configuration.connections.unwrap_or(CONNECTIONS),
-        resume_within: configuration.resume_within.unwrap_or(RESUME_WITHIN),
+        connections: configuration.connections.unwrap_or(usual.connections),
+        resume_within: configuration.resume_within.unwrap_or(usual.resume_within),
+        ..usual
     };
     serve(core, settings, inherited, |_| {
         output.show(&started, say).map_err(|failure| std::io::Error::other(failure.error))

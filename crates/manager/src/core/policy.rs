@@ -107,6 +107,12 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// What lets a client claim the devices that fit one of the patterns, without bounds on addresses.
+    pub fn new<P: Into<String>>(name: impl Into<String>, devices: impl IntoIterator<Item = P>) -> Self {
+        let devices = devices.into_iter().map(Pattern::new).collect();
+        Self { name: name.into(), devices, ..Self::default() }
+    }
+
     /// Whether the client may claim the device.
     #[must_use]
     pub fn permits(&self, device: &Device) -> bool {

@@ -9,6 +9,8 @@ use std::{
     },
     path::{Path, PathBuf},
     rc::Rc,
+    sync::mpsc,
+    thread,
     time::Duration,
 };
 
@@ -98,6 +100,28 @@ pub fn serve(
     // Threads that wait in the kernel for violations end with the process.
     runtime.shutdown_background();
     ended
+}
+
+/// Serves on a thread of its own, which ends with the process, and returns once clients can connect.
+///
+/// # Errors
+///
+/// Why it ended before that.
+pub fn start(core: Core, settings: Settings, inherited: Inherited) -> Result<(), Ended> {
+    let (ready, is_ready) = mpsc::channel();
+    let run = move || {
+        serve(core, settings, inherited, move |_| {
+            // Whoever starts it waits for nothing else.
+            let _ = ready.send(());
+            Ok(())
+        })
+    };
+    let thread = thread::Builder::new().name("service".into()).spawn(run);
+    let thread = thread.map_err(|source| Ended::System { what: "cannot start", source })?;
+    match is_ready.recv() {
+        Ok(()) => Ok(()),
+        Err(mpsc::RecvError) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+    }
 }
 
 /// Every connection and memory takes a descriptor; as many as the system lets us have.

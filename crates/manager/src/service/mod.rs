@@ -46,13 +46,14 @@ use portcullis_client::api;
 use tokio::sync::{Notify, broadcast};
 
 use crate::{
+    configuration::RESUME_WITHIN,
     core::{ClientId, Core, Event, Policy, Refusal, Restored},
     journal::{Attributions, Disk, Events, EventsOnDisk, Journal, Reader, Record, Seen},
 };
 use connection::Told;
 
 pub(crate) use former::violation;
-pub use listen::{Ended, serve};
+pub use listen::{Ended, serve, start};
 pub use memory::{BadMemory, Sealed};
 pub use message::{fault_message, reason};
 pub use policies::{Peer, Policies, Who};
@@ -87,6 +88,25 @@ pub struct Settings {
     pub resume_within: Duration,
     /// File in which it stands who has which devices, for the next process.
     pub holders: Option<PathBuf>,
+}
+
+impl Settings {
+    /// A service that only its own user can connect to, and that keeps nothing on disk: 16384 records of violations in memory
+    /// (some 4 MiB), 1100 connections a user, and [`RESUME_WITHIN`] to come back.
+    pub fn new(socket: impl Into<PathBuf>, policies: Policies) -> Self {
+        Self {
+            socket: socket.into(),
+            socket_mode: 0o600,
+            policies,
+            warnings: Vec::new(),
+            journal: 1 << 14,
+            disk: None,
+            events: None,
+            connections: 1100,
+            resume_within: RESUME_WITHIN,
+            holders: None,
+        }
+    }
 }
 
 /// One connection's client.

@@ -44,6 +44,14 @@ pub struct Policies {
 }
 
 impl Policies {
+    /// Clients that are all of the service's own user.
+    #[must_use]
+    pub fn for_own_user(clients: impl IntoIterator<Item = Policy>) -> Self {
+        let own = Who { users: vec![rustix::process::geteuid().as_raw()], groups: Vec::new() };
+        let clients = clients.into_iter().map(|policy| (own.clone(), Arc::new(policy))).collect();
+        Self { clients, ..Self::default() }
+    }
+
     /// Whether the peer may act on others.
     #[must_use]
     pub fn is_operator(&self, peer: &Peer) -> bool {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use portcullis_manager::backend::Backend;
-use portcullis_manager::core::{Accepted, Asked, Core, MapFrom, Pattern, Policy};
+use portcullis_manager::core::{Accepted, Asked, Core, MapFrom, Policy};
 use portcullis_manager::embedded::backend::EmbeddedBackend;
 use portcullis_manager::embedded::device::Kind;
 use portcullis_manager::embedded::{Embedded, EmbeddedOptions, Engine};
@@ -62,7 +62,7 @@ impl Scene {
         let platform = backend.platform().clone();
         let accepted = Accepted::default();
         let mut core = Core::start::<BackendError>(Box::new(backend) as Box<dyn Backend>, accepted, Ok)?;
-        let policy = Policy { name: "bench".into(), devices: vec![Pattern::new("*")], ..Policy::default() };
+        let policy = Policy::new("bench", ["*"]);
         let client = core.connect(Arc::new(policy))?;
         for (device, mapped) in [("device0", true), ("device1", false), ("device2", true)] {
             core.claim(client, device)?;
