@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use common::{Running, eventually};
 
@@ -10,9 +10,8 @@ use common::{Running, eventually};
 fn a_claim_ends_when_its_device_is_taken_by_force() {
     let service = Running::start(&["--platform", "embedded"]);
     for command in [&[][..], &["--", "sleep", "1000"][..]] {
-        let mut claim = Command::new(env!("CARGO_BIN_EXE_portcullis"))
-            .args(["claim", "nic0", "--socket"])
-            .arg(service.socket())
+        let mut claim = service
+            .prepare(&["claim", "nic0"])
             .args(command)
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
 
 use common::{Running, eventually};
 use portcullis_manager::embedded::device::{Command as Told, Operation, Outcome};
@@ -96,13 +96,7 @@ fn what_fails_says_what_and_why() {
         let arguments: Vec<_> = arguments.to_vec();
         let (before, after) =
             arguments.split_at(arguments.iter().position(|it| *it == "--").unwrap_or(arguments.len()));
-        let output = Command::new(env!("CARGO_BIN_EXE_portcullis"))
-            .args(before)
-            .arg("--socket")
-            .arg(service.socket())
-            .args(after)
-            .output()
-            .expect("the command runs");
+        let output = service.prepare(before).args(after).output().expect("the command runs");
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {output:?}");
         assert!(text(&output.stderr).contains(says), "{arguments:?}: {output:?}");
     }
@@ -120,9 +114,8 @@ fn followers_begin_with_what_was_and_end_when_nobody_reads() {
     };
     refuse(0x5000);
     eventually("it is recorded", || client.status().expect("a status").faults == 1);
-    let mut follower = Command::new(env!("CARGO_BIN_EXE_portcullis"))
-        .args(["faults", "--follow", "--last", "1h", "--socket"])
-        .arg(service.socket())
+    let mut follower = service
+        .prepare(&["faults", "--follow", "--last", "1h"])
         .stdout(Stdio::piped())
         .spawn()
         .expect("the command runs");

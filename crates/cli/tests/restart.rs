@@ -5,12 +5,12 @@ mod common;
 use std::{
     collections::BTreeMap,
     os::fd::OwnedFd,
-    process::{Command as Program, Stdio},
+    process::{Child, Stdio},
     sync::atomic::{AtomicU64, Ordering},
     thread,
 };
 
-use common::{Running, eventually};
+use common::{Running, eventually, kill};
 use portcullis_client::{
     Client,
     api::{Access, ListEvents, MapRequest, Range},
@@ -41,6 +41,15 @@ fn client(service: &Running, device: &str) -> (Client, OwnedFd, SharedMemory, u6
     (client, descriptor, memory, space, number)
 }
 
+/// A process that has the rogue, by which so many devices are claimed.
+fn claimant(service: &Running, claimed: u64) -> Child {
+    let mut command = service.prepare(&["claim", "rogue0", "--memory", "4K"]);
+    let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the command runs");
+    let mut looker = service.client();
+    eventually("the rogue is claimed", || looker.status().expect("a status").claimed == claimed);
+    child
+}
+
 #[test]
 fn a_killed_service_takes_up_where_it_was() {
     let mut service = Running::kept(&RUN);
@@ -53,19 +62,10 @@ fn a_killed_service_takes_up_where_it_was() {
     a.map(space, Some(number), grants).expect("mapped");
     a.unmap(space, vec![Range { iova: 0x30_0000, length: PAGE }]).expect("unmapped");
     let (_b, disk, ..) = client(&service, "disk0");
-    let mut gone = Program::new(env!("CARGO_BIN_EXE_portcullis"))
-        .args(["claim", "rogue0", "--memory", "4K", "--socket"])
-        .arg(service.socket())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("the command runs");
-    let mut looker = service.client();
-    eventually("three devices are claimed", || looker.status().expect("a status").claimed == 3);
+    let mut gone = claimant(&service, 3);
 
     service.kill();
-    gone.kill().expect("killed");
-    gone.wait().expect("gone");
+    kill(&mut gone);
     service.again(&RUN);
 
     // Through the descriptor that the client has had all along.
@@ -158,18 +158,9 @@ fn without_anyone_who_keeps_descriptors_everything_is_blocked() {
     // It is claimed again, and lost again with a process whose client ended meanwhile.
     let nic = a.claim("nic0").expect("claimed").remove(0).1.expect("a descriptor");
     assert_eq!(dma(&nic, Operation::Read, 0x10_0000, 0).0, Outcome::Refused);
-    let mut gone = Program::new(env!("CARGO_BIN_EXE_portcullis"))
-        .args(["claim", "rogue0", "--memory", "4K", "--socket"])
-        .arg(service.socket())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("the command runs");
-    let mut looker = service.client();
-    eventually("two devices are claimed", || looker.status().expect("a status").claimed == 2);
+    let mut gone = claimant(&service, 2);
     service.kill();
-    gone.kill().expect("killed");
-    gone.wait().expect("gone");
+    kill(&mut gone);
     service.again(&RUN);
     let mut a = service.client();
     let lost = a.resume(None).unwrap_err();
@@ -253,15 +244,7 @@ fn a_killed_guests_manager_takes_up_what_the_host_kept() {
     let other = a.create_space().expect("a space");
     a.attach(other, "accel0", Some(5)).expect("attached");
     a.map(other, Some(number), vec![at(0x50_0000, 7, Access::READ)]).expect("mapped");
-    let mut gone = Program::new(env!("CARGO_BIN_EXE_portcullis"))
-        .args(["claim", "rogue0", "--memory", "4K", "--socket"])
-        .arg(service.socket())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("the command runs");
-    let mut looker = service.client();
-    eventually("three devices are claimed", || looker.status().expect("a status").claimed == 3);
+    let mut gone = claimant(&service, 3);
     let mut above = host.client();
     let mut listed = || above.grants(&Default::default()).expect("a list").grants;
     eventually("all is granted above", || listed().len() == 4);
@@ -271,8 +254,7 @@ fn a_killed_guests_manager_takes_up_what_the_host_kept() {
     // Nobody but the host is there, and it has nothing to do: the connection is kept.
     assert_eq!(dma(&nic, Operation::Write, 0x10_0008, 0x77), (Outcome::Done, 0));
     assert_eq!(dma(&nic, Operation::Write, 0x20_0000, 1).0, Outcome::Refused);
-    gone.kill().expect("killed");
-    gone.wait().expect("gone");
+    kill(&mut gone);
     service.again(&run);
     assert_eq!(memory.read::<u64>(2 * PAGE + 8).expect("in it"), 0x77);
     assert_eq!(dma(&nic, Operation::Write, 0x10_0010, 0x78), (Outcome::Done, 0));
@@ -348,8 +330,7 @@ fn kill_amid_requests(mut service: Running, run: &[&str]) {
                 while done.load(Ordering::Relaxed) < limit {
                     std::hint::spin_loop();
                 }
-                child.kill().expect("killed");
-                child.wait().expect("gone");
+                kill(child);
             });
             loop {
                 let (at_slot, page) = (next(SLOTS), next(64));

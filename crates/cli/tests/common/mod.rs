@@ -44,8 +44,7 @@ impl Running {
 
     /// Kills it, and waits until it is gone.
     pub(crate) fn kill(&mut self) {
-        self.child.kill().expect("killed");
-        self.child.wait().expect("gone");
+        kill(&mut self.child);
     }
 
     /// Starts it again after it ended.
@@ -75,9 +74,21 @@ impl Running {
 
     /// Runs a command of ours against it.
     pub(crate) fn command(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
-        command.args(arguments).arg("--socket").arg(self.socket()).output().expect("the command runs")
+        self.prepare(arguments).output().expect("the command runs")
     }
+
+    /// A command of ours that is to run against it.
+    pub(crate) fn prepare(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+        command.args(arguments).arg("--socket").arg(self.socket());
+        command
+    }
+}
+
+/// Kills a process, and waits until it is gone.
+pub(crate) fn kill(child: &mut Child) {
+    child.kill().expect("killed");
+    child.wait().expect("gone");
 }
 
 fn spawn(socket: &Path, store: Option<&Store>, arguments: &[&str]) -> Child {
