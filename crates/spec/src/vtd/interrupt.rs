@@ -109,28 +109,16 @@ pub struct CompatibilityData {
 /// The address and data of the message that a processor gets for a remapped request; `None` for other routes.
 #[must_use]
 pub const fn message(route: &InterruptRoute) -> Option<(CompatibilityAddress, CompatibilityData)> {
-    let InterruptRoute::Remapped {
-        destination,
-        destination_mode,
-        delivery_mode,
-        trigger_mode,
-        redirection_hint,
-        vector,
-    } = *route
-    else {
-        return None;
-    };
+    // 9.9: it has the fields of the route's entry; in extended interrupt mode that holds every destination.
+    let Some(entry) = RemappedLow::of(route, true) else { return None };
     let address = CompatibilityAddress::new()
-        .with_dm(matches!(destination_mode, DestinationMode::Logical))
-        .with_rh(redirection_hint)
-        .with_dest_7_0(destination as u8)
+        .with_dm(entry.dm())
+        .with_rh(entry.rh())
+        .with_dest_7_0(entry.dst() as u8)
         .with_prefix(0xfee)
-        .with_dest_31_8(destination >> 8);
-    let data = CompatibilityData::new()
-        .with_v(vector)
-        .with_dlm(delivery_mode.code())
-        .with_level(true)
-        .with_tm(matches!(trigger_mode, TriggerMode::Level));
+        .with_dest_31_8(entry.dst() >> 8);
+    let data =
+        CompatibilityData::new().with_v(entry.v()).with_dlm(entry.dlm()).with_level(true).with_tm(entry.tm());
     Some((address, data))
 }
 
