@@ -9,6 +9,7 @@ pub mod riscv_machine;
 #[path = "../smmuv3_machine/mod.rs"]
 pub mod smmuv3_machine;
 
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -99,96 +100,117 @@ pub fn assert_waits(is_over: impl Fn() -> bool, what: &str) {
     }
 }
 
-/// VT-d in legacy mode: a second stage, without flags.
-pub struct Legacy {
-    machine: common::Machine,
-    table: u64,
+/// What VT-d's modes do each in its own way.
+pub trait Mode: Send {
+    const REACHES_TOP: bool;
+    const WRITE_ONLY: bool;
+    /// What an entry has that leads to another table.
+    const LINK: u64;
+
+    fn config() -> VtdConfig;
+    /// Translates for the device through an empty table, which is returned.
+    fn begin(machine: &mut common::Machine) -> u64;
+    /// What a leaf entry has that allows this.
+    fn rights(access: Access) -> u64;
+    fn flags(leaf: u64) -> Option<Flags>;
 }
 
-impl World for Legacy {
+/// VT-d in one of its modes.
+pub struct Vtd<M> {
+    machine: common::Machine,
+    table: u64,
+    mode: PhantomData<M>,
+}
+
+impl<M: Mode> World for Vtd<M> {
     type Architecture = portcullis_model::vtd::Vtd;
-    const REACHES_TOP: bool = false;
-    const WRITE_ONLY: bool = true;
+    const REACHES_TOP: bool = M::REACHES_TOP;
+    const WRITE_ONLY: bool = M::WRITE_ONLY;
     const INTERRUPTS: bool = true;
 
     fn over(view: View) -> Self {
-        let mut machine = common::Machine::over(VtdConfig::default(), view);
+        let mut machine = common::Machine::over(M::config(), view);
+        let table = M::begin(&mut machine);
+        Self { machine, table, mode: PhantomData }
+    }
+    fn memory(&self) -> &Arc<OwnedMemory> {
+        &self.machine.memory
+    }
+    fn allocate(&mut self) -> u64 {
+        self.machine.allocate()
+    }
+    fn port(&self) -> Port<Self::Architecture> {
+        self.machine.port(common::DEVICE)
+    }
+    fn map(&mut self, iova: u64, physical: u64, level: u64, access: Access) -> u64 {
+        let size = if level > 0 { common::PS } else { 0 };
+        self.machine.map_at(self.table, 4, level, iova, M::LINK, physical | M::rights(access) | size)
+    }
+    fn flags(&self, leaf: u64) -> Option<Flags> {
+        M::flags(self.machine.get(leaf))
+    }
+    fn forget(&mut self) {
+        self.machine.invalidate_all();
+    }
+    fn recorded(&self) -> Vec<u64> {
+        self.machine.take_faults().iter().map(|record| record[0] & !0xfff).collect()
+    }
+}
+
+/// VT-d in legacy mode: a second stage, without flags.
+pub type Legacy = Vtd<LegacyMode>;
+pub struct LegacyMode;
+
+impl Mode for LegacyMode {
+    const REACHES_TOP: bool = false;
+    const WRITE_ONLY: bool = true;
+    const LINK: u64 = common::RW;
+
+    fn config() -> VtdConfig {
+        VtdConfig::default()
+    }
+    fn begin(machine: &mut common::Machine) -> u64 {
         machine.set_root(machine.root);
         machine.enable_queue(false);
         machine.command(common::TE);
         let table = machine.allocate();
         machine.attach(common::DEVICE, table, 7);
-        Self { machine, table }
+        table
     }
-    fn memory(&self) -> &Arc<OwnedMemory> {
-        &self.machine.memory
+    fn rights(access: Access) -> u64 {
+        u64::from((access & Access::READ_WRITE).bits())
     }
-    fn allocate(&mut self) -> u64 {
-        self.machine.allocate()
-    }
-    fn port(&self) -> Port<Self::Architecture> {
-        self.machine.port(common::DEVICE)
-    }
-    fn map(&mut self, iova: u64, physical: u64, level: u64, access: Access) -> u64 {
-        let size = if level > 0 { common::PS } else { 0 };
-        let rights = u64::from((access & Access::READ_WRITE).bits());
-        self.machine.map_at(self.table, 4, level, iova, common::RW, physical | rights | size)
-    }
-    fn flags(&self, _leaf: u64) -> Option<Flags> {
+    fn flags(_leaf: u64) -> Option<Flags> {
         None
-    }
-    fn forget(&mut self) {
-        self.machine.invalidate_all();
-    }
-    fn recorded(&self) -> Vec<u64> {
-        self.machine.take_faults().iter().map(|record| record[0] & !0xfff).collect()
     }
 }
 
 /// VT-d in scalable mode: a first stage, whose entries have flags (9.8: A is bit 5, D bit 6).
-pub struct Scalable {
-    machine: common::Machine,
-    table: u64,
-}
+pub type Scalable = Vtd<ScalableMode>;
+pub struct ScalableMode;
 
-impl World for Scalable {
-    type Architecture = portcullis_model::vtd::Vtd;
+impl Mode for ScalableMode {
     const REACHES_TOP: bool = true;
-    const INTERRUPTS: bool = true;
+    const WRITE_ONLY: bool = false;
+    const LINK: u64 = 0b111;
 
-    fn over(view: View) -> Self {
+    fn config() -> VtdConfig {
+        VtdConfig::full()
+    }
+    fn begin(machine: &mut common::Machine) -> u64 {
         const PWSNP: u64 = 1 << 23;
-        let mut machine = common::Machine::over(VtdConfig::full(), view);
         machine.set_root(machine.root | 1 << 10);
         machine.enable_queue(true);
         machine.command(common::TE);
         let table = machine.allocate();
         machine.pasid(common::DEVICE, 0, [1 << 6 | 1, PWSNP | 7, table]);
-        Self { machine, table }
+        table
     }
-    fn memory(&self) -> &Arc<OwnedMemory> {
-        &self.machine.memory
+    fn rights(access: Access) -> u64 {
+        if access.contains(Access::WRITE) { 0b111 } else { 0b101 }
     }
-    fn allocate(&mut self) -> u64 {
-        self.machine.allocate()
-    }
-    fn port(&self) -> Port<Self::Architecture> {
-        self.machine.port(common::DEVICE)
-    }
-    fn map(&mut self, iova: u64, physical: u64, level: u64, access: Access) -> u64 {
-        let size = if level > 0 { common::PS } else { 0 };
-        let rights = if access.contains(Access::WRITE) { 0b111 } else { 0b101 };
-        self.machine.map_at(self.table, 4, level, iova, 0b111, physical | rights | size)
-    }
-    fn flags(&self, leaf: u64) -> Option<Flags> {
-        let entry = self.machine.get(leaf);
-        Some(Flags { accessed: entry >> 5 & 1 == 1, dirty: entry >> 6 & 1 == 1 })
-    }
-    fn forget(&mut self) {
-        self.machine.invalidate_all();
-    }
-    fn recorded(&self) -> Vec<u64> {
-        self.machine.take_faults().iter().map(|record| record[0] & !0xfff).collect()
+    fn flags(leaf: u64) -> Option<Flags> {
+        Some(Flags { accessed: leaf >> 5 & 1 == 1, dirty: leaf >> 6 & 1 == 1 })
     }
 }
 
