@@ -95,10 +95,16 @@ const PAGE: u64 = 0x1000;
 
 type ModelUnit<'a, M> = Unit<Riscv<M, &'a Still<'a>>>;
 
-fn started<'a, M: Mmio>(registers: M, platform: &'a Still<'a>) -> ModelUnit<'a, M> {
+fn started<'a, M: Mmio>(
+    registers: M,
+    platform: &'a Still<'a>,
+    devices: impl IntoIterator<Item = Requester>,
+) -> ModelUnit<'a, M> {
     let unit = Unit::new(Riscv::start(registers, platform, Options::default()).unwrap());
     unit.enable().unwrap();
-    unit.add_device(Device::new(A)).unwrap();
+    for device in devices {
+        unit.add_device(Device::new(device)).unwrap();
+    }
     unit
 }
 
@@ -120,7 +126,7 @@ fn read(machine: &RiscvMachine, address: u64) -> Result<u64, u32> {
 fn faults_come_decoded_in_order_and_overflow_is_counted() {
     let machine = model(RiscvConfig { sv39x4: false, sv48x4: false, ..RiscvConfig::default() }).unwrap();
     let platform = Still::new(machine.ram());
-    let unit = started(&machine, &platform);
+    let unit = started(&machine, &platform, [A]);
     let domain = domain(&unit);
     domain.map(Iova(0x1000), PhysAddr(0x1000), PAGE, Access::READ).unwrap();
     unit.attach(A, None, &domain).unwrap();
@@ -156,7 +162,7 @@ fn an_interrupt_says_that_faults_wait() {
     for interrupts in [Interrupts::Messages, Interrupts::Wires, Interrupts::Both] {
         let machine = model(RiscvConfig { interrupts, ..RiscvConfig::default() }).unwrap();
         let platform = Still::new(machine.ram());
-        let unit = started(&machine, &platform);
+        let unit = started(&machine, &platform, [A]);
         // `ipsr.fip`, which sends the message or drives the wire.
         let pending = || machine.read32(0x54);
         read(&machine, 0).unwrap_err();
@@ -217,12 +223,8 @@ fn a_queue_that_stops_is_an_error_and_nothing_is_released_until_recovery() {
             Some(value)
         };
         let between = Between { machine: &machine, read: &|_, value| value, write: &write };
-        let unit = Unit::new(Riscv::start(&between, &platform, Options::default()).unwrap());
-        unit.enable().unwrap();
         let bench = ModelBench { machine: &machine, platform: &platform, requester: Requester::Device };
-        for device in behaviour::Bench::devices(&bench) {
-            unit.add_device(Device::new(device)).unwrap();
-        }
+        let unit = started(&between, &platform, behaviour::Bench::devices(&bench));
         let (begin, end) = (|| active.set(Some(trouble)), || active.set(None));
         let end = (trouble == Trouble::Hang).then_some(&end as &dyn Fn());
         behaviour::a_queue_that_stops_is_an_error_and_nothing_is_released_until_recovery(
@@ -261,7 +263,7 @@ fn directories_are_as_deep_as_the_unit_has_them() {
     ] {
         let machine = model(config).unwrap();
         let platform = Still::new(machine.ram());
-        let unit = started(&machine, &platform);
+        let unit = started(&machine, &platform, [A]);
         assert_eq!(machine.read64(0x10) & 0xf, mode);
         let (last, beyond) = (Requester::Device((1 << reach) - 1), Requester::Device(1 << reach));
         unit.add_device(Device::new(last)).unwrap();

@@ -2,9 +2,9 @@
 
 use portcullis_driver::platform::Mmio as _;
 use portcullis_driver::riscv::{InterruptOptions, Options, Riscv};
-use portcullis_driver::{Device, DomainOptions, Error, Feature, Unit};
+use portcullis_driver::{Device, Domain, DomainOptions, Error, Feature, Unit};
 use portcullis_model::riscv::config::RiscvConfig;
-use portcullis_spec::{Access, InterruptRoute, Iova, PagingFormat, PhysAddr, Requester};
+use portcullis_spec::{Access, InterruptMessage, InterruptRoute, Iova, PagingFormat, PhysAddr, Requester};
 use portcullis_testing::machine::Machine as _;
 use portcullis_testing::machine::riscv::{RiscvMachine, model};
 use portcullis_testing::machine::still::Still;
@@ -14,7 +14,9 @@ const B: Requester = Requester::Device(0x119);
 /// Pages of interrupt controllers, behind memory.
 const FILES: u64 = 0x2800_0000;
 
-type ModelUnit<'a> = Unit<Riscv<&'a RiscvMachine, &'a Still<'a>>>;
+type Model<'a> = Riscv<&'a RiscvMachine, &'a Still<'a>>;
+type ModelUnit<'a> = Unit<Model<'a>>;
+type ModelDomain<'a> = Domain<Model<'a>>;
 
 fn with_tables() -> RiscvConfig {
     RiscvConfig { msi_tables: true, ..RiscvConfig::default() }
@@ -31,6 +33,20 @@ fn started<'a>(machine: &'a RiscvMachine, platform: &'a Still<'a>) -> ModelUnit<
         unit.add_device(Device::new(device)).unwrap();
     }
     unit
+}
+
+/// A unit to which device A is attached, whose vector 0 goes to page 1.
+fn routed<'a>(
+    machine: &'a RiscvMachine,
+    platform: &'a Still<'a>,
+) -> (ModelUnit<'a>, ModelDomain<'a>, InterruptMessage) {
+    let unit = started(machine, platform);
+    let domain = unit.create_domain(DomainOptions::default()).unwrap();
+    unit.grant_interrupts(A, 1).unwrap();
+    unit.attach(A, None, &domain).unwrap();
+    let message = unit.route_interrupt(A, 0, &to(1, 0x40)).unwrap();
+    assert_eq!(send(machine, A, message.address), Ok(FILES + 0x1000));
+    (unit, domain, message)
 }
 
 const fn to(page: u64, data: u32) -> InterruptRoute {
@@ -95,12 +111,7 @@ fn messages_go_where_their_routes_say_and_nowhere_else() {
 fn a_device_used_again_finds_nothing_of_the_last() {
     let machine = model(with_tables()).unwrap();
     let platform = Still::new(machine.ram());
-    let unit = started(&machine, &platform);
-    let domain = unit.create_domain(DomainOptions::default()).unwrap();
-    unit.grant_interrupts(A, 1).unwrap();
-    unit.attach(A, None, &domain).unwrap();
-    let old = unit.route_interrupt(A, 0, &to(1, 0x40)).unwrap();
-    assert_eq!(send(&machine, A, old.address), Ok(FILES + 0x1000));
+    let (unit, domain, old) = routed(&machine, &platform);
     unit.detach(A, None).unwrap();
     unit.revoke_interrupts(A).unwrap();
     unit.remove_device(A).unwrap();
@@ -153,12 +164,7 @@ fn what_can_not_be_led_is_refused() {
 fn a_queue_that_stops_is_an_error_and_interrupts_leave_with_recovery() {
     let machine = model(with_tables()).unwrap();
     let platform = Still::new(machine.ram());
-    let unit = started(&machine, &platform);
-    let domain = unit.create_domain(DomainOptions::default()).unwrap();
-    unit.grant_interrupts(A, 1).unwrap();
-    unit.attach(A, None, &domain).unwrap();
-    let message = unit.route_interrupt(A, 0, &to(1, 0x40)).unwrap();
-    assert_eq!(send(&machine, A, message.address), Ok(FILES + 0x1000));
+    let (unit, _domain, message) = routed(&machine, &platform);
     // cqcsr: the queue is turned off behind the driver's back.
     machine.write32(0x48, 0);
     assert!(matches!(unit.revoke_interrupts(A), Err(Error::NotInvalidated(_))));

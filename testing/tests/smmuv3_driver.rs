@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bench::{Between, ModelBench};
-use portcullis_driver::platform::{Memory as _, Mmio as _};
+use portcullis_driver::platform::{Memory as _, Mmio, Platform};
 use portcullis_driver::smmuv3::{Options, Smmuv3};
 use portcullis_driver::{Device, DomainOptions, Error, FaultSignal, Unit, UnitError};
 use portcullis_model::smmuv3::config::{Smmuv3Config, StallModel};
@@ -26,6 +26,20 @@ use portcullis_testing::qtest::QemuError;
 
 type QemuUnit<'m> = Unit<Smmuv3<&'m QemuMachine, &'m Ram>>;
 
+/// A unit that translates, and knows these devices.
+fn started<M: Mmio, P: Platform>(
+    registers: M,
+    platform: P,
+    devices: impl IntoIterator<Item = Requester>,
+) -> Unit<Smmuv3<M, P>> {
+    let unit = Unit::new(Smmuv3::start(registers, platform, Options::default()).unwrap());
+    unit.enable().unwrap();
+    for device in devices {
+        unit.add_device(Device::new(device)).unwrap();
+    }
+    unit
+}
+
 fn on_qemu(test: impl Fn(&QemuMachine, &QemuUnit<'_>, Stages)) {
     for stages in Stages::ALL {
         let machine = match QemuMachine::start(&board(stages), requester) {
@@ -35,11 +49,7 @@ fn on_qemu(test: impl Fn(&QemuMachine, &QemuUnit<'_>, Stages)) {
             }
             other => other.unwrap(),
         };
-        let unit = Unit::new(Smmuv3::start(&machine, machine.ram(), Options::default()).unwrap());
-        unit.enable().unwrap();
-        for requester in machine.requesters() {
-            unit.add_device(Device::new(*requester)).unwrap();
-        }
+        let unit = started(&machine, machine.ram(), machine.requesters().iter().copied());
         test(&machine, &unit, stages);
         unit.shut_down().unwrap();
         machine.health().unwrap();
@@ -232,12 +242,8 @@ fn a_queue_that_stops_is_an_error_and_nothing_is_released_until_recovery() {
                 _ => Some(value),
             },
         };
-        let unit = Unit::new(Smmuv3::start(&between, &platform, Options::default()).unwrap());
-        unit.enable().unwrap();
         let bench = ModelBench { machine: &machine, platform: &platform, requester: Requester::Stream };
-        for device in behaviour::Bench::devices(&bench) {
-            unit.add_device(Device::new(device)).unwrap();
-        }
+        let unit = started(&between, &platform, behaviour::Bench::devices(&bench));
         let (begin, end) = (|| active.set(Some(trouble)), || active.set(None));
         let end = (trouble != Trouble::Illegal).then_some(&end as &dyn Fn());
         behaviour::a_queue_that_stops_is_an_error_and_nothing_is_released_until_recovery(
@@ -289,9 +295,7 @@ fn completions_are_read_from_the_queue_once_a_message_is_lost() {
         Some(value)
     };
     let between = Between { machine: &machine, read: &|_, value| value, write: &write };
-    let unit = Unit::new(Smmuv3::start(&between, &platform, Options::default()).unwrap());
-    unit.enable().unwrap();
-    unit.add_device(Device::new(STREAM)).unwrap();
+    let unit = started(&between, &platform, [STREAM]);
     let domain = unit.create_domain(DomainOptions::default()).unwrap();
     unit.attach(STREAM, None, &domain).unwrap();
     for round in 0..3 {
@@ -333,9 +337,7 @@ fn a_unit_that_always_stalls_lets_go_of_what_it_refuses() {
     for config in [first, second] {
         let machine = model(config).unwrap();
         let platform = Still::new(machine.ram());
-        let unit = Unit::new(Smmuv3::start(&machine, &platform, Options::default()).unwrap());
-        unit.enable().unwrap();
-        unit.add_device(Device::new(STREAM)).unwrap();
+        let unit = started(&machine, &platform, [STREAM]);
         let domain = unit.create_domain(DomainOptions::default()).unwrap();
         domain.map(Iova(0x5000), machine.ram().data(), 0x1000, Access::READ).unwrap();
         unit.attach(STREAM, None, &domain).unwrap();
@@ -397,9 +399,7 @@ fn a_message_says_that_events_wait() {
     let [_, config] = configs();
     let machine = model(config).unwrap();
     let platform = Still::new(machine.ram());
-    let unit = Unit::new(Smmuv3::start(&machine, &platform, Options::default()).unwrap());
-    unit.enable().unwrap();
-    unit.add_device(Device::new(STREAM)).unwrap();
+    let unit = started(&machine, &platform, [STREAM]);
     let at = machine.ram().data();
     let told = || {
         let value = machine.ram().load32(at);
@@ -424,9 +424,7 @@ fn an_event_that_comes_amid_a_reading_is_not_forgotten() {
     let [_, config] = configs();
     let machine = model(config).unwrap();
     let platform = Still::new(machine.ram());
-    let unit = Unit::new(Smmuv3::start(&machine, &platform, Options::default()).unwrap());
-    unit.enable().unwrap();
-    unit.add_device(Device::new(STREAM)).unwrap();
+    let unit = started(&machine, &platform, [STREAM]);
     let at = machine.ram().data();
     unit.signal_faults(Some(FaultSignal { address: at.0, data: 1 }));
     assert!(!reads(&machine, 0));
@@ -443,9 +441,7 @@ fn an_event_queue_that_overflows_says_so_once() {
     let [_, config] = configs();
     let machine = model(config).unwrap();
     let platform = Still::new(machine.ram());
-    let unit = Unit::new(Smmuv3::start(&machine, &platform, Options::default()).unwrap());
-    unit.enable().unwrap();
-    unit.add_device(Device::new(STREAM)).unwrap();
+    let unit = started(&machine, &platform, [STREAM]);
     // A page of events is 128.
     for round in 0..3 {
         for _ in 0..130 {
