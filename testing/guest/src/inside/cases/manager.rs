@@ -144,6 +144,14 @@ impl Stage {
         Ok(client)
     }
 
+    /// The same, with traffic on the disk from now on.
+    pub(super) fn busy_storage(&self) -> Result<Remote> {
+        let mut client = self.storage()?;
+        client.ask("disk traffic start")?;
+        eventually("traffic", || Ok(transfers(&mut client)? > 10))?;
+        Ok(client)
+    }
+
     pub(super) fn start_disk(&self, client: &mut Remote) -> Result<()> {
         let space = client.ask("space")?;
         client.ask(&format!("attach {space} {}", self.disk))?;
@@ -230,6 +238,11 @@ impl Stage {
         ensure!(found != Canary::secret(), "a device read what nobody granted");
         Ok(())
     }
+}
+
+/// How often the disk's traffic has moved something.
+pub(super) fn transfers(storage: &mut Remote) -> Result<u64> {
+    Ok(storage.ask("disk traffic count")?.parse()?)
 }
 
 /// What `portcullis faults` lists.
@@ -453,9 +466,7 @@ fn killed_client_leaves_nothing_behind(world: &World) -> Result<()> {
     let service = stage.supervisor.process()?;
     let before = (driver(&stage.disk), locked(service)?);
     ensure!(before.0.as_deref() == Some("nvme"));
-    let mut client = stage.storage()?;
-    client.ask("disk traffic start")?;
-    eventually("traffic", || Ok(client.ask("disk traffic count")?.parse::<u64>()? > 10))?;
+    let client = stage.busy_storage()?;
     ensure!(locked(service)? > before.1, "its memory is pinned");
     ensure!(driver(&stage.disk).as_deref() == Some("vfio-pci"));
     client.kill()?;
@@ -484,10 +495,8 @@ fn killed_service_widens_nothing_and_takes_up_again(world: &World) -> Result<()>
 
 /// The service is killed twice, and whoever starts it keeps what it left.
 pub(super) fn widens_nothing_and_takes_up_again(stage: &mut Stage) -> Result<()> {
-    let mut storage = stage.storage()?;
+    let mut storage = stage.busy_storage()?;
     let (mut lab, space, memory) = stage.lab()?;
-    storage.ask("disk traffic start")?;
-    eventually("traffic", || Ok(storage.ask("disk traffic count")?.parse::<u64>()? > 10))?;
     lab.ask(&format!("put {memory} 0 {PATTERN}"))?;
     lab.ask(&format!("edu read {EDU_IOVA:#x}"))?;
     eventually("its groups are kept", || Ok(stage.supervisor.kept()?.len() >= 4))?;
@@ -498,12 +507,12 @@ pub(super) fn widens_nothing_and_takes_up_again(stage: &mut Stage) -> Result<()>
         lab.ask(&format!("edu write {outside:#x}"))?;
     }
     // The disk's memory is at DISK_IOVA: had `edu` reached it, the queues there would be destroyed and the traffic would end.
-    let mut count: u64 = storage.ask("disk traffic count")?.parse()?;
+    let mut count = transfers(&mut storage)?;
     stage.start(true)?;
     println!("{count} transfers when the service came back");
     // What was granted holds all along, and nothing else: the disk's traffic has not stopped for a moment.
-    count = storage.ask("disk traffic count")?.parse()?;
-    eventually("traffic goes on", || Ok(storage.ask("disk traffic count")?.parse::<u64>()? > count + 10))?;
+    count = transfers(&mut storage)?;
+    eventually("traffic goes on", || Ok(transfers(&mut storage)? > count + 10))?;
     lab.ask(&format!("edu write {:#x}", EDU_IOVA + 0x3000))?;
     ensure!(lab.ask(&format!("get {memory} 0x3000 16"))? == PATTERN, "the grant of before");
     let outside = EDU_IOVA + (1 << 20);
@@ -550,17 +559,14 @@ fn nothing_ungranted_is_reached_over_a_crash(world: &World) -> Result<()> {
 /// A page of memory that nobody granted, before the service is killed, while it is gone, and after.
 pub(super) fn nothing_ungranted_is_reached(stage: &mut Stage) -> Result<()> {
     let canary = Canary::new()?;
-    let mut storage = stage.storage()?;
+    let mut storage = stage.busy_storage()?;
     let (mut lab, _, memory) = stage.lab()?;
-    storage.ask("disk traffic start")?;
-    let mut count = || -> Result<u64> { Ok(storage.ask("disk traffic count")?.parse()?) };
-    eventually("traffic", || Ok(count()? > 10))?;
     stage.reach_past_grants(&mut lab, &memory, &canary)?;
     eventually("groups are kept", || Ok(stage.supervisor.kept()?.len() >= 4))?;
     stage.supervisor.kill()?;
-    let before = count()?;
+    let before = transfers(&mut storage)?;
     stage.reach_past_grants(&mut lab, &memory, &canary)?;
-    eventually("what was granted is reached on", || Ok(count()? > before + 10))?;
+    eventually("what was granted is reached on", || Ok(transfers(&mut storage)? > before + 10))?;
     stage.start(true)?;
     lab.ask("edu enable")?;
     stage.reach_past_grants(&mut lab, &memory, &canary)?;

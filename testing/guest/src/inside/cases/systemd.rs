@@ -16,7 +16,7 @@ use portcullis_client::Client;
 use serde_json::Value;
 
 use super::manager::{
-    EDU_CLIENT, EDU_IOVA, EDU_USER, PATTERN, Stage, eventually, log, nothing_ungranted_is_reached,
+    EDU_CLIENT, EDU_IOVA, EDU_USER, PATTERN, Stage, eventually, log, nothing_ungranted_is_reached, transfers,
     widens_nothing_and_takes_up_again,
 };
 use crate::canary::Canary;
@@ -361,17 +361,14 @@ fn journal_has_the_fields_of_what_was_refused(world: &World) -> Result<()> {
 fn hung_service_is_killed_and_takes_up_again(world: &World) -> Result<()> {
     let stage = stage(world)?;
     let canary = Canary::new()?;
-    let mut storage = stage.storage()?;
+    let mut storage = stage.busy_storage()?;
     let (mut lab, _, memory) = stage.lab()?;
-    storage.ask("disk traffic start")?;
-    let mut count = || -> Result<u64> { Ok(storage.ask("disk traffic count")?.parse()?) };
-    eventually("traffic", || Ok(count()? > 10))?;
     let hung = stage.supervisor.process()?;
     let pid = i32::try_from(hung).ok().and_then(rustix::process::Pid::from_raw).context("its process")?;
     rustix::process::kill_process(pid, rustix::process::Signal::STOP)?;
-    let before = count()?;
+    let before = transfers(&mut storage)?;
     stage.reach_past_grants(&mut lab, &memory, &canary)?;
-    eventually("what was granted is reached on", || Ok(count()? > before + 10))?;
+    eventually("what was granted is reached on", || Ok(transfers(&mut storage)? > before + 10))?;
     eventually("systemd starts it again", || {
         let now = stage.supervisor.process()?;
         Ok(now != hung && now != 0 && property("ActiveState")? == "active")
@@ -382,8 +379,8 @@ fn hung_service_is_killed_and_takes_up_again(world: &World) -> Result<()> {
         |entry: &&Value| entry["MESSAGE"].as_str().is_some_and(|text| text.contains("Watchdog timeout"));
     let why = told.iter().find(watchdog).context("systemd does not say that it was the watchdog")?;
     println!("{}", why["MESSAGE"]);
-    let after = count()?;
-    eventually("what was granted is reached on", || Ok(count()? > after + 10))?;
+    let after = transfers(&mut storage)?;
+    eventually("what was granted is reached on", || Ok(transfers(&mut storage)? > after + 10))?;
     stage.reach_past_grants(&mut lab, &memory, &canary)?;
     ensure!(lab.ask("resume")?.starts_with(&stage.edu), "it has it again");
     storage.ask("resume")?;
