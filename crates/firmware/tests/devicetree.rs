@@ -1,5 +1,7 @@
 //! Devicetrees: what QEMU describes, what the bindings say, and any bytes at all.
 
+mod common;
+
 use std::{path::PathBuf, process::Command};
 
 use portcullis_firmware::{
@@ -256,13 +258,7 @@ fn any_bytes_end() {
     for end in 0..whole.len() {
         let _ = topology(&whole[..end]);
     }
-    let mut state = 0x9e37_79b9_7f4a_7c15u64;
-    let mut random = move || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state
-    };
+    let mut random = common::random();
     let mut read = 0u32;
     for _ in 0..50_000 {
         let mut bytes = whole.clone();

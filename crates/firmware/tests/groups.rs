@@ -1,5 +1,7 @@
 //! Groups of PCI functions: the rules of Linux (`pci_device_group`), each on the smallest machine that shows it.
 
+mod common;
+
 use portcullis_firmware::groups::{
     Acs, AcsState, Cause, ConfigError, Function, Functions, PortType, TranslationServices, groups,
 };
@@ -222,13 +224,7 @@ fn hostile_configuration_spaces_end() {
     looped.0[0x41] = 0x40;
     looped.0[0x100..0x104].copy_from_slice(&0x1000_0001u32.to_le_bytes());
     assert_eq!(looped.at("00:03.0").express, None);
-    let mut state = 0x9e37_79b9_7f4a_7c15u64;
-    let mut random = move || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state
-    };
+    let mut random = common::random();
     for _ in 0..200 {
         let machine: Vec<Function> = (0..40)
             .filter_map(|_| {

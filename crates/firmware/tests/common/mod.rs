@@ -1,4 +1,4 @@
-//! Tables that tests read.
+//! Tables that tests read, and numbers.
 #![allow(dead_code, reason = "every test program uses a part of its own")]
 
 use std::path::Path;
@@ -20,6 +20,17 @@ pub(crate) fn real_tables() -> Vec<(String, Vec<u8>)> {
         .collect();
     tables.sort();
     tables
+}
+
+/// Numbers that look random and are always the same: Marsaglia's xorshift64.
+pub(crate) fn random() -> impl FnMut() -> u64 {
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    }
 }
 
 /// A table around `body`, put together byte by byte as ACPI 5.2.6 has it.
