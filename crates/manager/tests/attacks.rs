@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, os::fd::OwnedFd};
 
 use common::{
     PAGE,
+    random::Random,
     service::{Service, claim},
 };
 use portcullis_client::{
@@ -32,19 +33,6 @@ const PAGES: u64 = 24;
 /// Pages of each client's memory.
 const MEMORY: u64 = 16;
 const STEPS: u32 = 250;
-
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % bound
-    }
-}
 
 /// A client, and what its answers allow.
 struct Party {

@@ -1,5 +1,8 @@
 //! Every form in which the kernel's drivers write a refused transaction, as they stand in real logs.
 
+mod common;
+
+use common::random::Random;
 use portcullis_manager::kernel_log::{KernelFault, KernelRecord, LogReader, Missing, Source};
 use portcullis_spec::{
     Access, ConfigTable, FaultReason, Iova, Ipa, Pasid, PciAddress, RequestType, Requester, StageNumber,
@@ -290,23 +293,17 @@ fn hostile_lines_do_no_harm() {
         "virtio_iommu virtio0: page fault from EP 8 at 0xcafe000 [ W ]".to_owned(),
         "riscv,pci-iommu 0000:00:01.0: Fault 15 devid: 0x10 iotval: ffff2000 iotval2: 0".to_owned(),
     ];
-    let mut state = 0x9e37_79b9_7f4a_7c15u64;
-    let mut random = move || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state
-    };
+    let mut random = Random(1);
     let mut reader = LogReader::new();
     let mut faults = 0u64;
     for _ in 0..60_000 {
-        let mut bytes = seeds[random() as usize % seeds.len()].clone().into_bytes();
-        for _ in 0..random() % 4 {
-            let at = random() as usize % bytes.len();
-            match random() % 3 {
-                0 => bytes[at] = random() as u8,
+        let mut bytes = seeds[random.below(seeds.len() as u64) as usize].clone().into_bytes();
+        for _ in 0..random.below(4) {
+            let at = random.below(bytes.len() as u64) as usize;
+            match random.below(3) {
+                0 => bytes[at] = random.next() as u8,
                 1 => bytes.truncate(at + 1),
-                _ => bytes.insert(at, b"[]:.x0 \n"[random() as usize % 8]),
+                _ => bytes.insert(at, b"[]:.x0 \n"[random.below(8) as usize]),
             }
         }
         faults += reader.push(&String::from_utf8_lossy(&bytes)).len() as u64;
