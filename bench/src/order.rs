@@ -5,16 +5,25 @@ pub const PAGE: u64 = 4096;
 /// The first address that devices send: above everything that an architecture reserves.
 pub const FIRST: u64 = 1 << 32;
 
+/// Marsaglia's xorshift64, from a seed that is not 0.
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+}
+
 /// The numbers below `count` in an order that looks random and is always the same.
 #[must_use]
 pub fn scrambled(count: u64) -> Vec<u64> {
     let mut order: Vec<u64> = (0..count).collect();
-    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
     for index in (1..order.len()).rev() {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        order.swap(index, (state % (index as u64 + 1)) as usize);
+        order.swap(index, random.below(index as u64 + 1) as usize);
     }
     order
 }

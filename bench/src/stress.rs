@@ -9,7 +9,7 @@
 mod guest;
 
 use crate::machine::{Kind, Machine};
-use crate::order::{FIRST, PAGE};
+use crate::order::{FIRST, PAGE, Random};
 use portcullis_driver::Domain;
 use portcullis_model::Port;
 use portcullis_spec::{Access, Iova, PhysAddr};
@@ -85,18 +85,6 @@ impl Shadow {
         let possible = (over + 1..=begun).rev().take(TURNS as usize);
         (comes_and_goes && detached > attaching)
             || !possible.into_iter().any(|number| place(slot, number) == output & !(PAGE - 1))
-    }
-}
-
-/// Numbers that look random.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
     }
 }
 
