@@ -2,6 +2,7 @@
 //! fail. It protects nothing; it is what the slow model of a test is compared with.
 #![allow(dead_code, reason = "every test uses a part of it")]
 
+#[path = "../../../model/tests/random/numbers.rs"]
 pub(crate) mod random;
 pub(crate) mod service;
 

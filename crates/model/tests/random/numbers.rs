@@ -15,4 +15,14 @@ impl Random {
     pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
     }
+
+    /// A word that is likely to get somewhere: a valid one with a few bits changed, or all random.
+    pub(crate) fn disturb(&mut self, value: u64) -> u64 {
+        match self.below(4) {
+            0 => self.next(),
+            1 => value ^ 1 << self.below(64),
+            2 => value ^ 1 << self.below(64) ^ 1 << self.below(64),
+            _ => value & self.next() | self.next() & self.next() & self.next() & 0xfff,
+        }
+    }
 }
