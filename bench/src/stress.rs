@@ -257,8 +257,8 @@ impl<K: Kind> Stress<K> {
     fn run(&self, mut enough: impl Enough, disturb: impl Fn(u64)) -> Counts {
         let devices = [0x10, COMES_AND_GOES].map(|number| self.machine.device(number, &self.attached));
         std::thread::scope(|scope| {
-            for (seed, port) in devices.iter().enumerate() {
-                scope.spawn(move || self.device(port, 0x9e37_79b9 * (seed as u64 + 1)));
+            for (seed, port) in devices.into_iter().enumerate() {
+                scope.spawn(move || self.device(&port, 0x9e37_79b9 * (seed as u64 + 1)));
             }
             let (start, mut random) = (Instant::now(), Random(0x1234_5678_9abc_def1));
             for round in 1u64.. {

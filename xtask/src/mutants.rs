@@ -28,6 +28,13 @@ const MUTANTS: &[Mutant] = &[
     checked("no_generation", "a_fill_that_races"),
     checked("no_clear", "a_fill_that_races"),
     checked("no_table_pages", "a_nested_fill_that_races"),
+    checked("no_data_page", "a_final_fill_that_races_an_invalidation_of_the_page_behind"),
+    checked("finals_kept", "a_final_fill_that_races_an_invalidation_of_the_first_stages_leaf"),
+    checked("finals_before_leaves", "a_final_fill_that_races_an_invalidation_of_a_tables_page"),
+    checked("first_of_its_width", "the_first_entry_of_its_width"),
+    checked("micro_tlb_kept", "a_micro_tlb_that"),
+    checked("micro_tlb_generation_first", "a_micro_tlb_that"),
+    checked("micro_tlb_generation_stays", "a_micro_tlb_that"),
     checked("drain_before_clear", "a_hit_that_races"),
     checked("free_at_once", "what_was_replaced"),
     checked("guard_left_relaxed", "a_fill_that_races"),
@@ -93,7 +100,7 @@ pub(crate) fn all(name: Option<&str>) -> Result<(), String> {
         let output = command(&[])?.output().map_err(|error| error.to_string())?;
         let said = String::from_utf8_lossy(&output.stdout);
         let caught = !output.status.success() && said.contains(" 0 passed; 1 failed;");
-        println!("{:<24} {}", mutant.name, if caught { "caught" } else { "NOT CAUGHT" });
+        println!("{:<28} {}", mutant.name, if caught { "caught" } else { "NOT CAUGHT" });
         if !caught {
             println!("{said}");
             survivors.push(mutant.name);

@@ -14,11 +14,11 @@ use portcullis_spec::{
 };
 
 use crate::engine::Inside;
-use crate::fast::Hit;
+use crate::fast::Reached;
 use crate::memory::GuestMemory;
 use crate::pattern::Demand;
 use crate::plain::{Block, Plain};
-use crate::rcu::Rcu;
+use crate::rcu::{Held, Rcu};
 use crate::space::{Budget, Space, SpaceKey};
 use crate::translate::Stages;
 
@@ -37,6 +37,8 @@ pub struct Resolved<N> {
 
 /// A resolved context with its space, ready to translate.
 pub struct Cached<N> {
+    /// Its own: no context of the unit ever had it before.
+    pub(crate) number: u64,
     /// What the look-up came to.
     pub resolved: Resolved<N>,
     pub(crate) tables: Tables,
@@ -66,17 +68,23 @@ impl Tables {
 
     /// Translates `input` by leaf entries alone, unless more than these decides.
     #[inline(never)]
-    pub(crate) fn hit<'i>(&'i self, input: u64, demand: Demand, inside: &'i Inside<'_>) -> Option<Hit<'i>> {
+    pub(crate) fn hit<'i>(
+        &'i self,
+        input: u64,
+        demand: Demand,
+        inside: &'i Inside<'_>,
+    ) -> Option<Reached<'i>> {
         let Self::Other(space, redirected) = self else { return None };
         if !space.keeps_entries_only() {
             return None;
         }
         if space.is_nested() {
-            return space.hit_both(input, demand, *redirected, inside);
+            // What is redirected is not the same for all whose space this is, so nothing final is asked or kept.
+            return space.hit_through(input, demand, *redirected, inside, None);
         }
-        let hit = space.hit(input, demand, inside)?;
-        let between = if space.is_first() { hit.address.0 } else { input };
-        (!redirected.contains(between)).then_some(hit)
+        let reached = space.hit(input, demand, inside)?;
+        let between = if space.is_first() { reached.address.0 } else { input };
+        (!redirected.contains(between)).then_some(reached)
     }
 }
 
@@ -107,6 +115,12 @@ pub struct Binding<N> {
 }
 
 impl<N: Send + Sync + 'static> Binding<N> {
+    /// The cached context of the lower, or only, half, held for a while.
+    #[inline(always)]
+    pub(crate) fn held<'a>(&'a self, inside: Inside<'a>) -> Held<'a, Cached<N>> {
+        Held::new(inside, &self.halves[0])
+    }
+
     /// The cached context of one half.
     #[inline]
     pub(crate) fn context<'a>(&'a self, upper: bool, inside: &'a Inside<'_>) -> Option<&'a Cached<N>> {
@@ -226,6 +240,8 @@ pub(crate) struct Contexts<N> {
     generation: AtomicU64,
     /// Whether spaces were left.
     has_departed: AtomicBool,
+    /// The number of the next context.
+    next_number: AtomicU64,
 }
 
 impl<N: Send + Sync + 'static> Default for Contexts<N> {
@@ -237,7 +253,12 @@ impl<N: Send + Sync + 'static> Default for Contexts<N> {
             filed: BTreeSet::new(),
             departed: Vec::new(),
         };
-        Self { index: Mutex::new(index), generation: AtomicU64::new(0), has_departed: AtomicBool::new(false) }
+        Self {
+            index: Mutex::new(index),
+            generation: AtomicU64::new(0),
+            has_departed: AtomicBool::new(false),
+            next_number: AtomicU64::new(0),
+        }
     }
 }
 
@@ -275,6 +296,11 @@ impl<N: Send + Sync + 'static> Contexts<N> {
     /// The present generation, to be read before tables are.
     pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Ordering::SeqCst)
+    }
+
+    /// A number for a context.
+    pub(crate) fn next_number(&self) -> u64 {
+        self.next_number.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Keeps a context of `generation`, unless something was invalidated since.

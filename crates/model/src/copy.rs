@@ -1,17 +1,18 @@
 //! Copies between a buffer and what a device reaches: one request for each 4 KiB, and several of them to a guard.
 //!
-//! All requests of a guard are decided before the first byte moves. While one piece is copied, the beginning of the next is on its
-//! way already; the processor would see it come only where it lies behind the one before.
+//! Each piece is decided before the one in front of it is moved, so that its beginning is on its way meanwhile; the processor would see it
+//! come only where it lies behind the other.
 
 use core::ops::Range;
 
-use portcullis_spec::{Access, FaultReason, Iova, PhysAddr, Transaction};
+use portcullis_spec::{Access, FaultReason, Iova, PhysAddr};
 
 use crate::engine::{AccessError, Architecture, Stop};
 use crate::host::{HostSlice, HostStretch};
 use crate::memory::{GuestMemory, MemoryError};
 use crate::port::{Port, Settled};
 use crate::refusal::Refusal;
+use crate::visit::Visit;
 
 /// How many pieces are copied in one guard, so that whoever drains waits for 64 KiB and not for all of it.
 const PIECES: usize = 16;
@@ -136,6 +137,38 @@ fn piece(iova: Iova, done: usize, length: usize) -> Option<(Iova, Range<usize>)>
     Some((at, done..done + to_end.min(length - done)))
 }
 
+/// Memory, and the stretch of it that was last looked at.
+struct Near<'m> {
+    memory: &'m dyn GuestMemory,
+    tracked: bool,
+    stretch: Option<HostStretch>,
+}
+
+impl<'m> Near<'m> {
+    /// Where `bytes` bytes from `at` on lie.
+    #[inline(always)]
+    fn place(&mut self, at: PhysAddr, bytes: usize) -> Place<'m> {
+        if self.tracked {
+            return Place::There(at);
+        }
+        let slice = self.stretch.and_then(|stretch| stretch.slice(self.memory, at, bytes));
+        slice.map_or_else(|| self.place_elsewhere(at, bytes), Place::Here)
+    }
+
+    #[cold]
+    fn place_elsewhere(&mut self, at: PhysAddr, bytes: usize) -> Place<'m> {
+        self.stretch = self.memory.host_stretch(at);
+        let slice = self.stretch.and_then(|stretch| stretch.slice(self.memory, at, bytes));
+        slice.map_or(Place::There(at), Place::Here)
+    }
+}
+
+/// A piece that did not go through: why, or that its address wraps around.
+struct Stopped<R> {
+    why: Option<Stop<R>>,
+    piece: Range<usize>,
+}
+
 /// Moves all bytes of `buffer`, which stands for those from `iova` on. An empty one is translated all the same.
 ///
 /// # Errors
@@ -146,119 +179,134 @@ pub(crate) fn copy<A: Architecture, B: Buffer>(
     buffer: &mut B,
 ) -> Result<(), AccessError> {
     let memory = port.engine().memory();
-    let tracked = B::is_tracked(memory);
-    let length = buffer.len();
-    let mut transaction = port.transaction(iova, 0, B::ACCESS);
-    let mut stretch: Option<HostStretch> = None;
+    let mut near = Near { memory, tracked: B::is_tracked(memory), stretch: None };
     let mut done = 0;
     loop {
-        let mut places = [Place::There(PhysAddr(0)); PIECES];
-        let mut count = 0;
-        let mut ahead = done;
-        let mut stopped = None;
-        let inside = port.engine().enter();
-        for place in &mut places {
-            let Some((at, range)) = piece(iova, ahead, length) else { break };
-            (transaction.address, transaction.length) = (at, range.len() as u64);
-            let output = match port.pass(&transaction, &inside) {
-                Ok(translation) => translation.address,
-                Err(stop) => {
-                    stopped = Some((stop, range));
-                    break;
+        let mut visit = Some(Visit::new(port));
+        let (end, stopped) = some(port, &mut visit, &mut near, iova, done, buffer)?;
+        done = match stopped {
+            None => end,
+            Some(stopped) => match settle(port, visit, iova, stopped, buffer)? {
+                Some(end) => end,
+                None => {
+                    done = end;
+                    continue;
                 }
-            };
-            if !tracked {
-                let here = |stretch: &HostStretch| stretch.slice(memory, output, range.len());
-                let mut slice = stretch.as_ref().and_then(here);
-                if slice.is_none() {
-                    stretch = memory.host_stretch(output);
-                    slice = stretch.as_ref().and_then(here);
-                }
-                *place = slice.map_or(Place::There(output), Place::Here);
-            } else {
-                *place = Place::There(output);
-            }
-            count += 1;
-            ahead = range.end;
-            if ahead == length {
-                break;
-            }
-        }
-        // What was decided is done while it holds.
-        let inside = if cfg!(mutant = "guard_left_early") {
-            drop(inside);
-            None
-        } else {
-            Some(inside)
-        };
-        for (index, place) in places[..count].iter().enumerate() {
-            let Some((_, range)) = piece(iova, done, length) else { break };
-            done = range.end;
-            match place {
-                Place::Here(slice) => {
-                    if let Some(Place::Here(next)) = places[..count].get(index + 1) {
-                        next.fetch_ahead();
-                    }
-                    buffer.copy(range, *slice);
-                }
-                Place::There(at) => {
-                    if let Err(error) = buffer.ask(range.clone(), memory, *at) {
-                        let data = buffer.message(range).ok_or(error)?;
-                        port.message(*at, data).ok_or(error)?;
-                    }
-                }
-            }
-        }
-        // An interrupt file is written inside the guard too.
-        let mut filed = false;
-        if let (Some((Stop::File { refusal, .. }, range)), Some(inside)) = (&stopped, &inside) {
-            let data = buffer.written(range.clone());
-            stopped = match port.access_file(&transaction, *refusal, data, inside) {
-                Ok(()) => {
-                    filed = true;
-                    done = range.end;
-                    buffer.ignore(range.clone());
-                    None
-                }
-                Err(report) => Some((Stop::Refused(report), range.clone())),
-            };
-        }
-        drop(inside);
-        match stopped {
-            Some((stop, range)) => match stop_short(port, &transaction, stop, range, buffer)? {
-                Some(end) => done = end,
-                None => continue,
             },
-            // The address wraps around.
-            None if count == 0 && !filed => {
-                let last = port.transaction(Iova(u64::MAX), (length - done) as u64, B::ACCESS);
-                return Err(port.engine().refuse_outright(&last, Refusal::new(FaultReason::AddressSize)));
-            }
-            None => {}
-        }
-        if done == length {
+        };
+        if done == buffer.len() {
             return Ok(());
         }
     }
 }
 
-/// Finds out what becomes of a piece that was stopped. Called outside of the guard. Where to go on; `None` where the piece is to be
-/// tried again.
-#[cold]
-fn stop_short<A: Architecture, B: Buffer>(
+/// Moves as much as one guard may. Where to go on, and what stopped it.
+#[inline(always)]
+#[allow(clippy::type_complexity)]
+fn some<A: Architecture, B: Buffer>(
     port: &Port<A>,
-    transaction: &Transaction,
-    stop: Stop<A::Record>,
+    visit: &mut Option<Visit<'_, A>>,
+    near: &mut Near<'_>,
+    iova: Iova,
+    done: usize,
+    buffer: &mut B,
+) -> Result<(usize, Option<Stopped<A::Record>>), AccessError> {
+    let length = buffer.len();
+    let (mut end, mut stopped) = (done, None);
+    // Decided, and not moved yet.
+    let mut ready: Option<(Range<usize>, Place<'_>)> = None;
+    for _ in 0..PIECES {
+        let Some(inside) = visit.as_ref() else { break };
+        let Some((at, piece)) = piece(iova, end, length) else {
+            stopped = Some(Stopped { why: None, piece: end..length });
+            break;
+        };
+        let address = match inside.hit(at, piece.len() as u64, B::ACCESS) {
+            Some(reached) => reached.address,
+            None => match inside.decide(&port.transaction(at, piece.len() as u64, B::ACCESS)) {
+                Ok(translation) => translation.address,
+                Err(stop) => {
+                    stopped = Some(Stopped { why: Some(stop), piece });
+                    break;
+                }
+            },
+        };
+        let place = near.place(address, piece.len());
+        if let Place::Here(slice) = place {
+            slice.fetch_ahead();
+        }
+        end = piece.end;
+        if let Some((piece, place)) = ready.replace((piece, place)) {
+            move_piece(port, piece, place, buffer)?;
+        }
+        if end == length {
+            break;
+        }
+    }
+    if cfg!(mutant = "guard_left_early") {
+        *visit = None;
+    }
+    if let Some((piece, place)) = ready {
+        move_piece(port, piece, place, buffer)?;
+    }
+    Ok((end, stopped))
+}
+
+/// Moves the bytes of a piece.
+#[inline(always)]
+fn move_piece<A: Architecture, B: Buffer>(
+    port: &Port<A>,
     piece: Range<usize>,
+    place: Place<'_>,
+    buffer: &mut B,
+) -> Result<(), AccessError> {
+    match place {
+        Place::Here(slice) => buffer.copy(piece, slice),
+        Place::There(at) => {
+            if let Err(error) = buffer.ask(piece.clone(), port.engine().memory(), at) {
+                let data = buffer.message(piece).ok_or(error)?;
+                port.message(at, data).ok_or(error)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Finds out what becomes of a piece that was stopped. Where to go on; `None` where the piece is to be tried again.
+#[cold]
+fn settle<A: Architecture, B: Buffer>(
+    port: &Port<A>,
+    visit: Option<Visit<'_, A>>,
+    iova: Iova,
+    Stopped { why, piece }: Stopped<A::Record>,
     buffer: &mut B,
 ) -> Result<Option<usize>, AccessError> {
+    let Some(mut stop) = why else {
+        let last = port.transaction(Iova(u64::MAX), piece.len() as u64, B::ACCESS);
+        drop(visit);
+        return Err(port.engine().refuse_outright(&last, Refusal::new(FaultReason::AddressSize)));
+    };
+    let at = Iova(iova.0.wrapping_add(piece.start as u64));
+    let transaction = port.transaction(at, piece.len() as u64, B::ACCESS);
+    // An interrupt file is written inside the guard too.
+    if let (Stop::File { refusal, .. }, Some(visit)) = (&stop, &visit) {
+        match port.access_file(&transaction, *refusal, buffer.written(piece.clone()), visit.inside()) {
+            Ok(()) => {
+                let end = piece.end;
+                buffer.ignore(piece);
+                return Ok(Some(end));
+            }
+            Err(report) => stop = Stop::Refused(report),
+        }
+    }
+    drop(visit);
     let end = piece.end;
     match port.settle(stop)? {
         Settled::Retry => return Ok(None),
         Settled::ZeroAndIgnore => buffer.ignore(piece),
         Settled::Interrupt => match buffer.message(piece) {
-            Some(data) => port.engine().interrupt(transaction, u32::from_le_bytes(data))?,
-            None => return Err(port.engine().refuse_interrupt(transaction)),
+            Some(data) => port.engine().interrupt(&transaction, u32::from_le_bytes(data))?,
+            None => return Err(port.engine().refuse_interrupt(&transaction)),
         },
     }
     Ok(Some(end))

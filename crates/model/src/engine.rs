@@ -11,7 +11,7 @@ use portcullis_spec::{
 };
 
 use crate::contexts::{Binding, Cached, Contexts, Resolved, Sender, Spaces, Tables};
-use crate::fast::Hit;
+use crate::fast::Reached;
 use crate::gate::{Gate, Presence};
 use crate::interrupt::{Message, Undelivered};
 use crate::memory::{GuestMemory, MemoryError};
@@ -340,7 +340,7 @@ impl<A: Architecture> Engine<A> {
     }
 
     /// Enters the unit: nothing that is found from now on is taken away before the presence ends.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn enter(&self) -> Inside<'_> {
         let presence = self.gate.enter();
         Inside { presence, gate: &self.gate, memory: &*self.memory, guesses: Default::default() }
@@ -437,29 +437,41 @@ impl<A: Architecture> Engine<A> {
         }
     }
 
+    /// The cached context of a sender's requests for an address, unless requests are counted one by one.
+    #[inline(always)]
+    pub(crate) fn context<'i>(
+        &self,
+        binding: &'i Binding<A::Note>,
+        address: Iova,
+        inside: &'i Inside<'_>,
+    ) -> Option<&'i Cached<A::Note>> {
+        if self.architecture.is_counting() {
+            return None;
+        }
+        binding.context(self.architecture.is_upper(address), inside)
+    }
+
     /// Translates an untranslated request by what is cached alone, where nothing about it is out of the ordinary. `None` says nothing:
     /// [`decide`](Self::decide) then does.
     #[inline(always)]
     pub(crate) fn hit<'i>(
-        &'i self,
-        binding: &'i Binding<A::Note>,
-        address: Iova,
-        length: u64,
+        &self,
+        Cached { tables, plain, .. }: &'i Cached<A::Note>,
+        (address, length): (Iova, u64),
         access: Access,
         privileged: bool,
         inside: &'i Inside<'_>,
-    ) -> Option<Hit<'i>> {
-        if length == 0 || self.architecture.is_counting() {
+    ) -> Option<Reached<'i>> {
+        if length == 0 {
             return None;
         }
-        let Cached { tables, plain, .. } = binding.context(self.architecture.is_upper(address), inside)?;
         let demand = plain.ask(access, privileged);
-        let hit = match tables {
+        let reached = match tables {
             Tables::OneStage(space) => space.hit(address.0, demand, inside)?,
-            Tables::TwoStages(space) => space.hit_both(address.0, demand, Block::NONE, inside)?,
+            Tables::TwoStages(space) => space.hit_both(address.0, demand, inside)?,
             other => other.hit(address.0, demand, inside)?,
         };
-        (!A::SPECIAL.output.contains(hit.address.0)).then_some(hit)
+        (!A::SPECIAL.output.contains(reached.address.0)).then_some(reached)
     }
 
     /// Decides a transaction of `bytes` bytes, whose sender's binding is given: where its first byte goes.
@@ -473,9 +485,10 @@ impl<A: Architecture> Engine<A> {
     ) -> Result<Translation, Stop<A::Record>> {
         let Transaction { address, length, access, privileged, request_type, .. } = *transaction;
         if request_type == RequestType::Untranslated
-            && let Some(hit) = self.hit(binding, address, length, access, privileged, inside)
+            && let Some(cached) = self.context(binding, address, inside)
+            && let Some(reached) = self.hit(cached, (address, length), access, privileged, inside)
         {
-            return Ok(hit.translation());
+            return Ok(reached.translation());
         }
         self.decide(binding, transaction, bytes, inside)
     }
@@ -580,7 +593,8 @@ impl<A: Architecture> Engine<A> {
             Some(space) => Tables::OneStage(space),
         };
         let plain = Plain::of(&self.architecture, binding.sender, upper, &resolved);
-        let cached = Arc::new(Cached { resolved, tables, plain });
+        let number = self.contexts.next_number();
+        let cached = Arc::new(Cached { number, resolved, tables, plain });
         if resolved.cacheable {
             self.contexts.fill(binding, upper, &cached, generation, inside);
         }

@@ -1,12 +1,16 @@
 //! One stage's translation from its leaf entry alone, which is loaded anew. Anything out of the ordinary, a flag to be set,
 //! a right that is missing, an entry that is no leaf, gives `None`: then the walk decides.
 
-use portcullis_pagetable::{Extension, Format};
+use std::sync::OnceLock;
+
+use portcullis_pagetable::{Address, Extension, Format};
 use portcullis_spec::{PhysAddr, StageRules, Translation};
 
+use crate::descent::{Way, descend};
 use crate::gate::Presence;
-use crate::leaves::{Leaves, REGION_SHIFT};
-use crate::pattern::{Demand, Guess, Pattern, Patterns};
+use crate::host::EntryPage;
+use crate::pattern::{Demand, Guess, Pattern, Patterns, Says};
+use crate::slots::{Leaves, REGION_SHIFT};
 use crate::translate::{FormattedStage, PageTranslation, Request, stored};
 use crate::word::Found;
 
@@ -18,26 +22,34 @@ pub(crate) struct Leaf {
     /// log2 of the bytes that entries of each level span. No leaf table is of level 3.
     span: [u8; 4],
     patterns: Patterns,
+    way: OnceLock<Box<Way>>,
 }
 
 /// Where a request that hits goes, and what its entry permits.
 pub(crate) struct Hit<'a> {
     pub(crate) address: PhysAddr,
     pub(crate) pattern: &'a Pattern,
-    /// The pattern of the first stage's entry, where this one is the second's.
-    pub(crate) before: Option<&'a Pattern>,
-    pub(crate) demand: Demand,
 }
 
-impl Hit<'_> {
-    /// All that is known of it.
+impl<'a> Hit<'a> {
+    /// What is reached by who demands this.
+    #[inline(always)]
+    pub(crate) fn reached(&self, demand: Demand) -> Reached<'a> {
+        Reached { address: self.address, says: &self.pattern.says[usize::from(demand.is_privileged())] }
+    }
+}
+
+/// Where a request goes, and what else is known of its translation. Two words, so that it travels in registers.
+pub(crate) struct Reached<'a> {
+    pub(crate) address: PhysAddr,
+    pub(crate) says: &'a Says,
+}
+
+impl Reached<'_> {
+    /// All of it.
     #[inline(always)]
     pub(crate) fn translation(&self) -> Translation {
-        let translation = self.pattern.translation(self.address, self.demand.is_privileged());
-        match self.before {
-            None => translation,
-            Some(first) => first.then(translation, self.demand.is_privileged()),
-        }
+        self.says.of(self.address)
     }
 }
 
@@ -45,7 +57,7 @@ impl Leaf {
     pub(crate) fn new<A>(stage: &FormattedStage<A>) -> Self {
         let (first, reach) = ordinary(stage);
         let span = [0, 1, 2, 3].map(|level| stage.format.span_shift(level));
-        Self { first, reach, span, patterns: Patterns::default() }
+        Self { first, reach, span, patterns: Patterns::default(), way: OnceLock::new() }
     }
 
     /// Which region of the leaf cache an input lies in, or `None` where the tables don't reach it.
@@ -59,49 +71,91 @@ impl Leaf {
         entry_offset(input, self.span[usize::from(level & 3)])
     }
 
-    /// Translates `input` if its entry has a known pattern. `inside` is of the unit whose space this is of, and so are `leaves`.
-    #[inline(always)]
-    pub(crate) fn hit<'a>(
-        &'a self,
-        leaves: &'a Leaves,
-        input: u64,
-        demand: Demand,
-        guess: &Guess,
-        inside: &'a Presence<'_>,
-    ) -> Option<Hit<'a>> {
-        let offset = input.wrapping_sub(self.first);
-        if offset >= self.reach {
-            return None;
-        }
-        // Most stages have one pattern.
-        if let Some(pattern) = self.patterns.first()
-            && let Some(page) = leaves.find_kind(offset >> REGION_SHIFT, pattern.kind, inside)
-        {
-            let raw = page.load(entry_offset(input, pattern.span));
-            if pattern.has(raw) {
-                let address = pattern.output(raw, input);
-                return pattern.grants(demand).then_some(Hit { address, pattern, before: None, demand });
-            }
-        }
-        self.hit_another(leaves, input, demand, guess, inside)
+    /// The first pattern, and below which address inputs are looked up as they are, whole ranges of them.
+    pub(crate) fn first_pattern(&self) -> Option<(&Pattern, u64)> {
+        let is_whole = self.first == 0 && self.reach.is_multiple_of(1 << REGION_SHIFT);
+        Some((self.patterns.first().filter(|_| is_whole)?, self.reach))
     }
 
-    /// The same for an entry that has not the first pattern.
-    #[inline(never)]
-    fn hit_another<'a>(
+    /// Translates `input` if its entry is cached and has the first pattern, as most have. `inside` is of the unit whose space this is of,
+    /// and so are `leaves`.
+    #[inline(always)]
+    pub(crate) fn hit_first<'a>(
         &'a self,
         leaves: &'a Leaves,
         input: u64,
         demand: Demand,
-        guess: &Guess,
         inside: &'a Presence<'_>,
     ) -> Option<Hit<'a>> {
-        let region = input.wrapping_sub(self.first) >> REGION_SHIFT;
-        let Found { page, kind } = leaves.find(region, inside)?;
+        let pattern = self.patterns.first()?;
+        let page = leaves.find_kind(self.ordinary_region(input)?, pattern.kind, inside)?;
+        let raw = page.load(entry_offset(input, pattern.span));
+        let granted = pattern.has(raw) && pattern.grants(demand);
+        granted.then(|| Hit { address: pattern.output(raw, input), pattern })
+    }
+
+    /// Translates `input`, whose leaf entry is found like this, if that has a known pattern.
+    #[inline(always)]
+    pub(crate) fn hit_found<'a>(
+        &'a self,
+        Found { page, kind }: Found,
+        input: u64,
+        demand: Demand,
+        guess: &Guess,
+    ) -> Option<Hit<'a>> {
         let raw = page.load(self.entry_offset(input, kind.level()));
-        let pattern = self.patterns.find(guess, kind, raw)?;
-        let address = pattern.output(raw, input);
-        pattern.grants(demand).then_some(Hit { address, pattern, before: None, demand })
+        let first = self.patterns.first().filter(|first| first.kind == kind && first.has(raw));
+        let pattern = first.or_else(|| self.patterns.find(guess, kind, raw))?;
+        pattern.grants(demand).then(|| Hit { address: pattern.output(raw, input), pattern })
+    }
+
+    /// Where the leaf entry of `input` lies, which is looked up without a second thought. `page_at` says where in this process the page
+    /// of an entry lies.
+    #[inline(always)]
+    pub(crate) fn descend<A: Address>(
+        &self,
+        stage: impl FnOnce() -> Option<FormattedStage<A>>,
+        input: u64,
+        mut page_at: impl FnMut(u64) -> Option<EntryPage>,
+    ) -> Option<Found> {
+        let offset = input.wrapping_sub(self.first);
+        if let Some(way) = self.way.get()
+            && let Some(found) = way.follow(offset, &mut page_at)
+        {
+            return Some(found);
+        }
+        self.descend_at_length(&stage()?, input, &mut page_at)
+    }
+
+    #[cold]
+    fn descend_at_length<A: Address>(
+        &self,
+        stage: &FormattedStage<A>,
+        input: u64,
+        page_at: &mut dyn FnMut(u64) -> Option<EntryPage>,
+    ) -> Option<Found> {
+        // A stage that is used for the first time may never be again.
+        if self.way.get().is_none()
+            && self.patterns.first().is_some()
+            && let Some(way) = Way::to(stage, input, &mut *page_at)
+        {
+            // Whoever comes first.
+            let _ = self.way.set(Box::new(way));
+        }
+        descend(stage, input, page_at, |_, _| {})
+    }
+
+    /// The region of an input that is looked up without a second thought.
+    #[inline(always)]
+    pub(crate) const fn ordinary_region(&self, input: u64) -> Option<u64> {
+        let offset = input.wrapping_sub(self.first);
+        if offset < self.reach { Some(offset >> REGION_SHIFT) } else { None }
+    }
+
+    /// Gets to know the pattern of an entry.
+    pub(crate) fn learn<A>(&self, stage: &FormattedStage<A>, Found { page, kind }: Found, input: u64) {
+        let raw = stored(stage.stage.rules, page.load(self.entry_offset(input, kind.level())));
+        self.patterns.learn(stage, kind, raw);
     }
 
     /// Translates any `input`, and gets to know its entry's pattern.
@@ -113,18 +167,7 @@ impl Leaf {
         request: Request,
         inside: &Presence<'_>,
     ) -> Option<PageTranslation> {
-        self.judge(stage, leaves.find(Self::region(stage, input)?, inside)?, input, request)
-    }
-
-    /// The same where the leaf entry is found like this.
-    #[inline(always)]
-    pub(crate) fn judge<A>(
-        &self,
-        stage: &FormattedStage<A>,
-        Found { page, kind }: Found,
-        input: u64,
-        request: Request,
-    ) -> Option<PageTranslation> {
+        let Found { page, kind } = leaves.find(Self::region(stage, input)?, inside)?;
         let raw = stored(stage.stage.rules, page.load(self.entry_offset(input, kind.level())));
         let pattern = self.patterns.learn(stage, kind, raw)?;
         let granted = pattern.granted[usize::from(request.privileged)];
@@ -134,8 +177,9 @@ impl Leaf {
     }
 }
 
+/// Where within its 4 KiB the entry lies that translates `input`, if each spans `1 << span` bytes.
 #[inline(always)]
-fn entry_offset(input: u64, span: u8) -> u64 {
+pub(crate) fn entry_offset(input: u64, span: u8) -> u64 {
     input >> (span & 63) << 3 & 0xff8
 }
 

@@ -75,7 +75,7 @@ impl Default for Gate {
 
 impl Gate {
     /// Enters.
-    #[inline]
+    #[inline(always)]
     pub fn enter(&self) -> Presence<'_> {
         // The model checker's threads share the one that it runs on.
         let home = if cfg!(all(loom, test)) { usize::MAX } else { HOME.get() };
@@ -87,7 +87,7 @@ impl Gate {
         self.enter_elsewhere(home)
     }
 
-    #[inline]
+    #[inline(always)]
     fn take(&self, index: usize) -> Option<Presence<'_>> {
         let slot = self.slots.get(index)?;
         let turn = slot.turn.load(Ordering::Relaxed);

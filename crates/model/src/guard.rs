@@ -4,12 +4,13 @@ use std::cell::RefCell;
 
 use portcullis_spec::{Access, Fault, FaultReason, Iova, PhysAddr, Transaction, Translation};
 
-use crate::engine::{AccessError, Architecture, Engine, Inside, Report};
+use crate::engine::{AccessError, Architecture, Engine, Report};
 use crate::host::HostSlice;
 use crate::memory::{GuestMemory, MemoryError};
 use crate::pin::{Pin, TooManyPins};
 use crate::port::Port;
 use crate::refusal::Refusal;
+use crate::visit::Visit;
 
 /// A port's presence in its unit: translations and slices that it gives stay good until it ends, whatever software
 /// invalidates meanwhile, because whoever invalidates waits for its end.
@@ -20,17 +21,17 @@ pub struct Guard<'a, A: Architecture> {
     port: &'a Port<A>,
     // Dropped in this order: what was written is marked inside, and refusals are settled outside.
     written: Written<'a>,
-    inside: Inside<'a>,
+    visit: Visit<'a, A>,
     refused: Refused<'a, A>,
 }
 
 impl<'a, A: Architecture> Guard<'a, A> {
-    #[inline]
+    #[inline(always)]
     pub(crate) fn new(port: &'a Port<A>) -> Self {
         let engine = port.engine();
-        let inside = engine.enter();
-        let written = Written { memory: inside.memory, pieces: RefCell::default() };
-        Self { port, written, inside, refused: Refused { engine, reports: RefCell::default() } }
+        let visit = Visit::new(port);
+        let written = Written { memory: visit.inside().memory, pieces: RefCell::default() };
+        Self { port, written, visit, refused: Refused { engine, reports: RefCell::default() } }
     }
 
     /// Translates the first byte of a request that does not cross a 4 KiB boundary, with the port's requester, PASID and
@@ -40,9 +41,8 @@ impl<'a, A: Architecture> Guard<'a, A> {
     /// The fault. It is recorded, as the architecture does, when the guard ends.
     #[inline(always)]
     pub fn translate(&self, address: Iova, length: u64, access: Access) -> Result<Translation, Fault> {
-        let (engine, binding) = (self.port.engine(), self.port.binding());
-        match engine.hit(binding, address, length, access, self.port.is_privileged(), &self.inside) {
-            Some(hit) => Ok(hit.translation()),
+        match self.visit.hit(address, length, access) {
+            Some(reached) => Ok(reached.translation()),
             None => self.decide(address, length, access),
         }
     }
@@ -52,7 +52,7 @@ impl<'a, A: Architecture> Guard<'a, A> {
     /// # Errors
     /// Where the unit has given out as many pins as it may.
     pub fn pin(&self) -> Result<Pin<'a>, TooManyPins> {
-        self.port.engine().pin(&self.inside)
+        self.port.engine().pin(self.visit.inside())
     }
 
     fn refuse(&self, transaction: &Transaction, reason: FaultReason) -> Fault {
@@ -67,7 +67,7 @@ impl<'a, A: Architecture> Guard<'a, A> {
     fn decide(&self, address: Iova, length: u64, access: Access) -> Result<Translation, Fault> {
         let engine = self.port.engine();
         let transaction = &self.port.transaction(address, length, access);
-        engine.decide(self.port.binding(), transaction, transaction.length, &self.inside).map_err(|stop| {
+        self.visit.decide(transaction).map_err(|stop| {
             let report = engine.report(stop, transaction);
             self.refused.add(report);
             report.fault

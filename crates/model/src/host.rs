@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 
 use core::marker::PhantomData;
+use core::num::NonZeroU64;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
 
@@ -22,7 +23,7 @@ pub(crate) fn zeroed_pages(count: usize) -> Box<[Page]> {
 
 /// A page of paging entries in this process.
 #[derive(Clone, Copy)]
-pub(crate) struct EntryPage(u64);
+pub(crate) struct EntryPage(NonZeroU64);
 
 /// Bytes of an [`EntryPage`], and its alignment in this process.
 pub(crate) const ENTRY_PAGE: u64 = 0x1000;
@@ -32,12 +33,12 @@ impl EntryPage {
     /// `None` where it is not aligned to them.
     pub(crate) fn new(pointer: NonNull<u8>) -> Option<Self> {
         let address = pointer.as_ptr().expose_provenance() as u64;
-        address.is_multiple_of(ENTRY_PAGE).then_some(Self(address))
+        NonZeroU64::new(address).filter(|_| address.is_multiple_of(ENTRY_PAGE)).map(Self)
     }
 
     /// Its number, to be kept in a cache: a multiple of [`ENTRY_PAGE`].
     pub(crate) const fn number(self) -> u64 {
-        self.0
+        self.0.get()
     }
 
     /// The page with a number that a cache kept.
@@ -45,13 +46,14 @@ impl EntryPage {
     /// # Safety
     /// The number is that of a page that was made by [`new`](Self::new) for a memory that still lives.
     pub(crate) const unsafe fn from_number(number: u64) -> Self {
-        Self(number)
+        // SAFETY: the caller says that it is a page's, none of which lies at 0.
+        Self(unsafe { NonZeroU64::new_unchecked(number) })
     }
 
     /// Loads the little-endian entry at `offset`, whose bits outside `ff8h` do not count.
     #[inline(always)]
     pub(crate) fn load(self, offset: u64) -> u64 {
-        let entry = ptr::with_exposed_provenance::<AtomicU64>((self.0 | (offset & 0xff8)) as usize);
+        let entry = ptr::with_exposed_provenance::<AtomicU64>((self.0.get() | (offset & 0xff8)) as usize);
         // SAFETY: the page is readable as long as the memory lives (`GuestMemory::host_pointer`), the offset lies within
         // it, and it is aligned to 8 bytes.
         u64::from_le(unsafe { (*entry).load(Ordering::Acquire) })
@@ -110,6 +112,33 @@ impl HostStretch {
         bytes: usize,
     ) -> Option<HostSlice<'a>> {
         Some(HostSlice::new(self.pointer(address, bytes as u64)?, bytes))
+    }
+}
+
+/// The whole pages of a stretch, for entries to be found in.
+#[derive(Clone, Copy)]
+pub(crate) struct EntryStretch {
+    first: u64,
+    bytes: u64,
+    /// Where the first page lies in this process.
+    place: NonZeroU64,
+}
+
+impl EntryStretch {
+    /// `None` where its pages are not aligned in this process too, or there are none.
+    pub(crate) fn new(stretch: HostStretch) -> Option<Self> {
+        let first = stretch.first.0.checked_next_multiple_of(ENTRY_PAGE)?;
+        let bytes = stretch.bytes.checked_sub(first - stretch.first.0)? & !(ENTRY_PAGE - 1);
+        let pointer = stretch.pointer(PhysAddr(first), bytes.max(1))?;
+        Some(Self { first, bytes, place: EntryPage::new(pointer)?.0 })
+    }
+
+    /// The page that an address lies in.
+    #[inline(always)]
+    pub(crate) fn page_around(self, address: PhysAddr) -> Option<EntryPage> {
+        let offset = (address.0 & !(ENTRY_PAGE - 1)).wrapping_sub(self.first);
+        // Stretches don't wrap around.
+        (offset < self.bytes).then(|| EntryPage(self.place.saturating_add(offset)))
     }
 }
 
@@ -196,6 +225,10 @@ impl<'a> HostSlice<'a> {
 #[cfg(target_arch = "x86_64")]
 const FETCHED_AHEAD: usize = 256;
 
+/// Bytes that are copied at once. More are often left to a string instruction, over which the processor does not run on ahead to what
+/// comes next.
+const PIECE: usize = 2048;
+
 /// Copies bytes out; 1, 2, 4 or 8 aligned bytes at once.
 ///
 /// # Safety
@@ -215,8 +248,10 @@ unsafe fn copy_out(from: *const u8, buffer: &mut [u8]) {
             8 if address.is_multiple_of(8) => {
                 buffer.copy_from_slice(&(*from.cast::<AtomicU64>()).load(Ordering::Acquire).to_ne_bytes());
             }
-            count => {
-                ptr::copy_nonoverlapping(from, buffer.as_mut_ptr(), count);
+            _ => {
+                for (index, piece) in buffer.chunks_mut(PIECE).enumerate() {
+                    ptr::copy_nonoverlapping(from.add(index * PIECE), piece.as_mut_ptr(), piece.len());
+                }
                 fence(Ordering::Acquire);
             }
         }
@@ -245,7 +280,9 @@ unsafe fn copy_in(to: *mut u8, bytes: &[u8]) {
             }
             _ => {
                 fence(Ordering::Release);
-                ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
+                for (index, piece) in bytes.chunks(PIECE).enumerate() {
+                    ptr::copy_nonoverlapping(piece.as_ptr(), to.add(index * PIECE), piece.len());
+                }
             }
         }
     }

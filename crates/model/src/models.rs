@@ -5,6 +5,8 @@
 //! that.
 #![allow(unsafe_code)]
 
+mod nested;
+
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -12,14 +14,16 @@ use loom::cell::UnsafeCell;
 use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use loom::thread;
 use portcullis_pagetable::Rights;
+use portcullis_spec::PhysAddr;
 
 use crate::gate::{Gate, Presence};
 use crate::host::EntryPage;
-use crate::leaves::Leaves;
+use crate::micro::{Ranges, Stamp};
 use crate::pin::Pins;
 use crate::rcu::Rcu;
+use crate::slots::{Leaves, Slots};
 use crate::space::Budget;
-use crate::word::{Found, Kind};
+use crate::word::{Found, Frame, Kept, Kind};
 
 const OLD: usize = 0x1000;
 const NEW: usize = 0x2000;
@@ -122,6 +126,23 @@ impl Machine {
                 table
             }
         }
+    }
+
+    /// The same where a micro-TLB may know the leaf table, which lasts from one guard to the next.
+    fn request_of_queue(&self, kept: &mut Ranges) {
+        let inside = self.gate.enter();
+        // As `Visit::new`.
+        assert!(kept.is_renewed(self.stamp()), "there is but one context");
+        let table = match kept.find(0, u64::MAX, kind(), &self.leaves, &inside) {
+            Some(page) => page.number() as usize,
+            None => self.find(0, &inside),
+        };
+        self.use_table(table);
+        drop(inside);
+    }
+
+    fn stamp(&self) -> Stamp {
+        Stamp { context: 1, generation: self.leaves.generation() }
     }
 
     fn use_table(&self, table: usize) {
@@ -232,6 +253,27 @@ fn a_hit_that_races_an_invalidation_is_over_before_the_drain_is() {
     });
 }
 
+/// What a micro-TLB keeps from one guard to the next goes with what it was found in.
+#[test]
+fn a_micro_tlb_that_outlives_a_guard_keeps_nothing_that_was_invalidated() {
+    explore(2, || {
+        let machine = Machine::new();
+        machine.request(0);
+        let device = thread::spawn({
+            let machine = Arc::clone(&machine);
+            let mut kept = Ranges::new(machine.stamp());
+            move || {
+                machine.request_of_queue(&mut kept);
+                machine.request_of_queue(&mut kept);
+                kept
+            }
+        });
+        machine.unmap();
+        let mut kept = device.join().unwrap();
+        machine.request_of_queue(&mut kept);
+    });
+}
+
 #[test]
 fn what_is_pinned_is_used_before_the_drain_is_over() {
     explore(2, || {
@@ -324,6 +366,61 @@ fn a_cache_that_grows_meanwhile_keeps_nothing_old() {
         device.join().unwrap();
         machine.request(0);
     });
+}
+
+/// A wide entry by which a second page was found goes with its first, which is all that the invalidation names; also while nobody has seen
+/// so wide a one before.
+#[test]
+fn the_first_entry_of_its_width_is_forgotten_as_a_whole_too() {
+    for seen_before in [false, true] {
+        explore(2, move || {
+            let machine = Machine::new();
+            let finals = Arc::new(Slots::<Frame>::new(true, Arc::new(Budget::new(1 << 10))));
+            // Two pages with a slot each.
+            for block in [0, 1] {
+                let inside = machine.gate.enter();
+                let place = finals.observe(block, &inside, &machine.gate);
+                let page = Frame::of(PhysAddr(NEW as u64));
+                place
+                    .filter(|_| block == 0)
+                    .inspect(|place| place.fill(Found { page, kind: Kind::numbered(0) }));
+                drop(inside);
+            }
+            let request = |machine: &Machine, finals: &Slots<Frame>| {
+                let inside = machine.gate.enter();
+                let known = finals.find(1, &inside).map(|found| found.page);
+                let page = known.unwrap_or_else(|| {
+                    let place = finals.observe(1, &inside, &machine.gate);
+                    let page = Frame::of(PhysAddr(machine.entry.load(Ordering::Acquire) as u64));
+                    if let Some(place) = place {
+                        place.fill_from(1, Found { page, kind: Kind::numbered(0) });
+                    }
+                    page
+                });
+                machine.use_table(page.number() as usize);
+                drop(inside);
+            };
+            if seen_before {
+                request(&machine, &finals);
+            }
+            let device = thread::spawn({
+                let (machine, finals) = (Arc::clone(&machine), Arc::clone(&finals));
+                move || {
+                    request(&machine, &finals);
+                    request(&machine, &finals);
+                }
+            });
+            machine.entry.store(NEW, Ordering::Release);
+            let inside = machine.gate.enter();
+            finals.clear(0, 0, &inside);
+            drop(inside);
+            machine.gate.drain();
+            machine.reused.store(true, Ordering::Relaxed);
+            machine.old.change();
+            device.join().unwrap();
+            request(&machine, &finals);
+        });
+    }
 }
 
 /// Says when it is dropped.

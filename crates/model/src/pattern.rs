@@ -1,8 +1,7 @@
 //! What leaf entries come to that differ in nothing but where they lead.
 //!
-//! Decoding an entry and weighing its rights against the rules of its stage gives the same for every entry whose bits are the same
-//! but for the address. So it is done once for each such pattern, and from then on an entry is compared with it. A pattern follows
-//! from a stage's format and rules alone, and from nothing in memory: it is never stale, and is kept as long as its space.
+//! Weighing an entry's rights against the rules of its stage gives the same for all that are [alike](Alike), so that is done once too. A
+//! pattern follows from a stage's format and rules alone, and from nothing in memory: it is never stale, and is kept as long as its space.
 
 use std::cell::Cell;
 use std::sync::OnceLock;
@@ -10,13 +9,12 @@ use std::sync::OnceLock;
 use portcullis_pagetable::{AnyFormat, Entry, Format, Rights};
 use portcullis_spec::{Access, MemoryAttributes, PhysAddr, Stage, StageRules, Translation};
 
+use crate::alike::Alike;
 use crate::translate::{FormattedStage, PageTranslation, attributes, combined, permitted};
 use crate::word::Kind;
 
 /// How many patterns a stage keeps beside its first: entries of others are decoded each time.
 const OTHERS: usize = 8;
-/// Bits of an entry in which an address may lie, in any format.
-const ADDRESS_BITS: std::ops::Range<u32> = 10..58;
 
 /// What is asked of an entry: an access, with or without privilege.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,6 +24,9 @@ impl Demand {
     const PRIVILEGED: u8 = 0x10;
     /// What no entry grants.
     pub(crate) const IMPOSSIBLE: Self = Self(0x3f);
+
+    /// The read of an entry of the first stage's tables, as the second stage sees it.
+    pub(crate) const TABLE_READ: Self = Self::new(Access::READ, true);
 
     pub(crate) const fn new(access: Access, privileged: bool) -> Self {
         Self(access.bits() & 0xf | if privileged { Self::PRIVILEGED } else { 0 })
@@ -43,27 +44,45 @@ pub(crate) struct Pattern {
     pub(crate) kind: Kind,
     /// log2 of the bytes that an entry spans.
     pub(crate) span: u8,
-    /// log2 of the page's bytes.
-    shift: u8,
-    /// The bits in which they are alike, and how.
-    fixed: u64,
-    value: u64,
+    entries: Alike,
     /// The demands that are met without setting a flag, by their numbers.
     met: u64,
-    /// The other bits, and what to multiply them by for an address.
-    address: u64,
-    scale: u64,
-    /// What the fixed bits add to that.
-    rest: u64,
     /// The bits of an input that lie within the page.
     within: u64,
     /// What unprivileged and privileged requests may do before a flag is set.
     pub(crate) granted: [Access; 2],
-    /// What they may do altogether.
-    access: [Access; 2],
+    /// What a translation by such entries says, for both.
+    pub(crate) says: [Says; 2],
     /// Whether the page is one in which tables of another stage must not lie.
     pub(crate) no_tables: bool,
+}
+
+/// What a translation says beside where it leads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Says {
+    /// log2 of the page's bytes.
+    shift: u8,
+    /// What requests of one privilege may do, where need be after a flag is set.
+    access: Access,
     attributes: MemoryAttributes,
+}
+
+impl Says {
+    /// A translation that leads to `address`.
+    #[inline(always)]
+    pub(crate) const fn of(&self, address: PhysAddr) -> Translation {
+        let Self { shift: page_shift, access, attributes } = *self;
+        Translation { address, page_shift, access, attributes }
+    }
+
+    /// What a first stage's and then a second stage's say together.
+    pub(crate) fn then(&self, second: &Self) -> Self {
+        Self {
+            shift: self.shift.min(second.shift),
+            access: self.access & second.access,
+            attributes: combined(self.attributes, second.attributes),
+        }
+    }
 }
 
 impl Pattern {
@@ -95,48 +114,39 @@ impl Pattern {
         Some(Self {
             kind,
             span: format.span_shift(level),
-            shift: leaf.shift,
-            fixed: u64::MAX,
-            value: raw,
             met: met.fold(0, |met, number| met | 1 << number),
-            address: 0,
-            scale: 1,
-            rest: leaf.address,
+            entries: Alike::one(raw, leaf.address),
             within: !(u64::MAX.checked_shl(leaf.shift.into()).unwrap_or(0)),
             granted,
-            access,
+            says: access.map(|access| Says {
+                shift: leaf.shift,
+                access,
+                attributes: attributes(format, &leaf.attributes),
+            }),
             no_tables: rules.contains(StageRules::PROTECTED_TABLE_WALK) && format.is_device(&leaf.attributes),
-            attributes: attributes(format, &leaf.attributes),
         })
     }
 
-    /// The entries that differ from this one in where they lead. An address is a field of bits in every format: a bit belongs to it
-    /// if an entry with that bit changed leads elsewhere by as much, and is the same in all else.
-    fn of_all_alike<A>(mut self, stage: &FormattedStage<A>) -> Self {
-        let one = self.clone();
-        for bit in ADDRESS_BITS.map(|number| 1u64 << number) {
-            let Some(other) = Self::of_one(stage, one.kind, one.value ^ bit) else { continue };
-            let by = other.rest ^ one.rest;
-            let scale = by / bit;
-            let linear = by.is_power_of_two()
-                && by == bit.wrapping_mul(scale)
-                && (one.rest & by != 0) == (one.value & bit != 0)
-                && (self.address == 0 || scale == self.scale);
-            if linear && other == (Self { value: other.value, rest: other.rest, ..one.clone() }) {
-                self.address |= bit;
-                self.scale = scale;
-            }
-        }
-        self.fixed = !self.address;
-        self.value = one.value & self.fixed;
-        self.rest = one.rest & !(one.value & self.address).wrapping_mul(self.scale);
-        self
+    /// The entries that differ from this one in where they lead, and are the same in all else.
+    fn of_all_alike<A>(self, stage: &FormattedStage<A>) -> Self {
+        let entries = self.entries.all(|raw| {
+            let other = Self::of_one(stage, self.kind, raw)?;
+            let same = Self { entries: other.entries, ..self.clone() };
+            (other == same).then_some(other.entries.leads(raw))
+        });
+        Self { entries, ..self }
     }
 
     /// Whether an entry of its kind has this pattern.
     #[inline(always)]
     pub(crate) const fn has(&self, raw: u64) -> bool {
-        raw & self.fixed == self.value
+        self.entries.has(raw)
+    }
+
+    /// Whether it is the pattern of the same entries, given that both are of one stage.
+    #[inline(always)]
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.kind == other.kind && self.entries.is_same(&other.entries)
     }
 
     /// Whether such entries meet a demand as they stand.
@@ -148,30 +158,12 @@ impl Pattern {
     /// Where an entry of this pattern leads, for `input`.
     #[inline(always)]
     pub(crate) const fn output(&self, raw: u64, input: u64) -> PhysAddr {
-        PhysAddr((raw & self.address).wrapping_mul(self.scale) | self.rest | (input & self.within))
-    }
-
-    /// The translation of a request that goes to `address` by an entry of this pattern.
-    #[inline(always)]
-    pub(crate) fn translation(&self, address: PhysAddr, privileged: bool) -> Translation {
-        let access = self.access[usize::from(privileged)];
-        Translation { address, page_shift: self.shift, access, attributes: self.attributes }
-    }
-
-    /// The translation by an entry of this pattern in the first stage and by the second stage's after it.
-    #[inline]
-    pub(crate) fn then(&self, second: Translation, privileged: bool) -> Translation {
-        Translation {
-            address: second.address,
-            page_shift: self.shift.min(second.page_shift),
-            access: self.access[usize::from(privileged)] & second.access,
-            attributes: combined(self.attributes, second.attributes),
-        }
+        PhysAddr(self.entries.leads(raw) | (input & self.within))
     }
 
     /// The page around `address`, for requests of a privilege.
     pub(crate) fn page(&self, address: PhysAddr, privileged: bool) -> PageTranslation {
-        let Translation { page_shift: shift, access, attributes, .. } = self.translation(address, privileged);
+        let Says { shift, access, attributes } = self.says[usize::from(privileged)];
         PageTranslation { base: PhysAddr(address.0 & !self.within), shift, access, attributes }
     }
 }
@@ -180,7 +172,7 @@ impl Pattern {
 #[derive(Default)]
 pub(crate) struct Patterns {
     first: OnceLock<Pattern>,
-    others: [OnceLock<Box<Pattern>>; OTHERS],
+    others: OnceLock<Box<[OnceLock<Pattern>; OTHERS]>>,
 }
 
 /// Which of the other patterns the next entry probably has: the one that the last of them had. It is a guess, and may be of another
@@ -195,15 +187,19 @@ impl Patterns {
         self.first.get()
     }
 
+    fn others(&self) -> &[OnceLock<Pattern>] {
+        self.others.get().map_or(&[], |others| &others[..])
+    }
+
     fn known(&self) -> impl Iterator<Item = &Pattern> {
-        self.first.get().into_iter().chain(self.others.iter().map_while(|other| other.get().map(|it| &**it)))
+        self.first.get().into_iter().chain(self.others().iter().map_while(OnceLock::get))
     }
 
     /// The pattern that an entry has, if it is known.
     pub(crate) fn find(&self, guess: &Guess, kind: Kind, raw: u64) -> Option<&Pattern> {
         let fits = |pattern: &&Pattern| pattern.kind == kind && pattern.has(raw);
-        let guessed = self.others[usize::from(guess.0.get()) % OTHERS].get();
-        if let Some(pattern) = guessed.map(|pattern| &**pattern).filter(fits) {
+        let guessed = self.others().get(usize::from(guess.0.get()));
+        if let Some(pattern) = guessed.and_then(OnceLock::get).filter(fits) {
             return Some(pattern);
         }
         let (index, pattern) = (0u8..).zip(self.known()).find(|(_, pattern)| fits(pattern))?;
@@ -220,8 +216,10 @@ impl Patterns {
         // Whoever comes first keeps a place.
         if self.first.get().is_none() {
             let _ = self.first.set(one.clone().of_all_alike(stage));
-        } else if let Some(free) = self.others.iter().find(|other| other.get().is_none()) {
-            let _ = free.set(Box::new(one.clone().of_all_alike(stage)));
+        } else if let Some(free) =
+            self.others.get_or_init(Box::default).iter().find(|other| other.get().is_none())
+        {
+            let _ = free.set(one.clone().of_all_alike(stage));
         }
         Some(one)
     }
@@ -290,7 +288,7 @@ mod tests {
                 let all = one.clone().of_all_alike(&stage);
                 assert!(all.has(raw));
                 for _ in 0..8 {
-                    let other = raw ^ next(&mut state) & next(&mut state) & all.address;
+                    let other = raw ^ next(&mut state) & next(&mut state) & all.entries.address();
                     let expected = Pattern::of_one(&stage, kind, other).expect("a leaf, as its like is");
                     let input = next(&mut state);
                     assert!(all.has(other));
@@ -299,7 +297,7 @@ mod tests {
                         expected.output(other, input),
                         "{shape:?} {other:x}"
                     );
-                    let same = Pattern { value: raw, rest: one.rest, ..expected };
+                    let same = Pattern { entries: one.entries, ..expected };
                     assert_eq!(same, one, "{shape:?} {raw:x} {other:x}");
                     compared += 1;
                 }

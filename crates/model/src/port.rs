@@ -1,5 +1,6 @@
 //! A device's way to memory.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use portcullis_spec::{
@@ -12,20 +13,29 @@ use crate::engine::{AccessError, Architecture, Engine, Inside, Outcome, Release,
 use crate::guard::Guard;
 use crate::interrupt::Message;
 use crate::memory::{GuestMemory, MemoryError, Width, update};
+use crate::micro::MicroTlb;
 use crate::refusal::Refusal;
+use crate::visit::Visit;
 
 /// One requester's access to memory through a unit, with one PASID or none. Cheap to clone: one for each queue or
-/// thread that does DMA.
+/// thread that does DMA. Each has a micro-TLB of its own, so threads can't share one.
 pub struct Port<A: Architecture> {
     engine: Arc<Engine<A>>,
     binding: Arc<Binding<A::Note>>,
     privileged: bool,
+    /// Taken away by whoever is inside for this port.
+    micro: Cell<Option<Box<MicroTlb>>>,
 }
 
 impl<A: Architecture> Clone for Port<A> {
     fn clone(&self) -> Self {
-        let Self { engine, binding, privileged } = self;
-        Self { engine: Arc::clone(engine), binding: Arc::clone(binding), privileged: *privileged }
+        let Self { engine, binding, privileged, micro: _ } = self;
+        Self {
+            engine: Arc::clone(engine),
+            binding: Arc::clone(binding),
+            privileged: *privileged,
+            micro: Cell::default(),
+        }
     }
 }
 
@@ -33,13 +43,14 @@ impl<A: Architecture> Port<A> {
     /// A port of `engine` for a requester and PASID.
     pub(crate) fn new(engine: Arc<Engine<A>>, requester: Requester, pasid: Option<Pasid>) -> Self {
         let binding = engine.binding(requester, pasid);
-        Self { engine, binding, privileged: false }
+        Self { engine, binding, privileged: false, micro: Cell::default() }
     }
 
     /// The same port asking for privileged rights (the PCIe Privileged Mode Requested bit, which needs a PASID).
     #[must_use]
     pub fn privileged(mut self) -> Self {
         self.privileged = true;
+        self.micro = Cell::default();
         self
     }
 
@@ -61,6 +72,18 @@ impl<A: Architecture> Port<A> {
 
     pub(crate) fn engine(&self) -> &Engine<A> {
         &self.engine
+    }
+
+    /// The micro-TLB, where nobody else has it.
+    #[inline(always)]
+    pub(crate) fn take_micro(&self) -> Option<Box<MicroTlb>> {
+        self.micro.take()
+    }
+
+    /// Gives it back.
+    #[inline(always)]
+    pub(crate) fn give_micro(&self, micro: Box<MicroTlb>) {
+        self.micro.set(Some(micro));
     }
 
     pub(crate) fn binding(&self) -> &Binding<A::Note> {
@@ -113,6 +136,7 @@ impl<A: Architecture> Port<A> {
     /// Enters the unit for several requests in one go. Nothing that was found inside is taken away before the guard ends, so
     /// hold it for short and bounded work.
     #[must_use]
+    #[inline(always)]
     pub fn enter(&self) -> Guard<'_, A> {
         Guard::new(self)
     }
@@ -220,8 +244,8 @@ impl<A: Architecture> Port<A> {
         mut touch: impl FnMut(&dyn GuestMemory, PhysAddr) -> Result<T, MemoryError>,
     ) -> Result<Done<T>, AccessError> {
         loop {
-            let mut inside = Some(self.engine.enter());
-            let stop = match inside.as_ref().map(|inside| self.pass(transaction, inside)) {
+            let mut inside = Some(Visit::new(self));
+            let stop = match inside.as_ref().map(|inside| inside.pass(transaction)) {
                 Some(Ok(translation)) => {
                     if cfg!(mutant = "guard_left_early") {
                         inside = None;
@@ -240,16 +264,6 @@ impl<A: Architecture> Port<A> {
                 Settled::Interrupt => return Ok(Done::Interrupt),
             }
         }
-    }
-
-    /// Decides a transaction of this port.
-    #[inline(always)]
-    pub(crate) fn pass(
-        &self,
-        transaction: &Transaction,
-        inside: &Inside<'_>,
-    ) -> Result<Translation, Stop<A::Record>> {
-        self.engine.pass(&self.binding, transaction, transaction.length, inside)
     }
 
     /// Finds out what becomes of a transaction that was stopped. Called outside of the guard.

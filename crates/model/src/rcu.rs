@@ -7,9 +7,10 @@
 use std::any::Any;
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
-use std::ptr;
+use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
+use crate::engine::Inside;
 use crate::gate::Presence;
 use crate::sync::{AtomicPtr, Ordering};
 
@@ -67,6 +68,34 @@ impl<T: Send + Sync + 'static> Rcu<T> {
             // SAFETY: it comes from `Arc::into_raw` just above and was not published.
             Err(_) => Err(unsafe { Arc::from_raw(pointer) }),
         }
+    }
+}
+
+/// What was published when somebody came inside, for as long as he stays.
+pub(crate) struct Held<'a, T> {
+    value: Option<NonNull<T>>,
+    inside: Inside<'a>,
+    published: PhantomData<&'a Rcu<T>>,
+}
+
+impl<'a, T> Held<'a, T> {
+    /// What `published` holds now.
+    #[inline(always)]
+    pub(crate) fn new(inside: Inside<'a>, published: &'a Rcu<T>) -> Self {
+        let value = NonNull::new(published.pointer.load(Ordering::Acquire));
+        Self { value, inside, published: PhantomData }
+    }
+
+    #[inline(always)]
+    pub(crate) fn get(&self) -> Option<&T> {
+        // SAFETY: as in `Rcu::load`, under the presence in `inside`, which was there before the pointer was loaded and lasts as
+        // long as this does.
+        self.value.map(|value| unsafe { value.as_ref() })
+    }
+
+    #[inline(always)]
+    pub(crate) const fn inside(&self) -> &Inside<'a> {
+        &self.inside
     }
 }
 

@@ -11,21 +11,22 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use portcullis_pagetable::Format;
 use portcullis_spec::{FaultReason, Iova, Ipa, PhysAddr, StageNumber, Tags, TranslationScope};
 
-use crate::descent::descend;
 use crate::engine::Inside;
-use crate::fast::{Hit, Leaf};
-use crate::host::{ENTRY_PAGE, EntryPage, HostStretch};
-use crate::leaves::{Leaves, Place, REGION_SHIFT};
+use crate::fast::{Hit, Leaf, Reached};
+use crate::finals::Finals;
+use crate::gate::Presence;
+use crate::host::{ENTRY_PAGE, EntryPage, EntryStretch};
 use crate::memory::GuestMemory;
-use crate::pattern::Demand;
+use crate::noted::Noted;
+use crate::pattern::{Demand, Guess, Pattern};
 use crate::plain::Block;
 use crate::refusal::Refusal;
 use crate::retained::Retained;
+use crate::slots::{Leaves, Place, Probe, REGION_SHIFT};
 use crate::translate::{
-    FormattedStage, LeafEntry, PageTranslation, Redirected, Request, Stages, TABLE_READ, not_redirected,
-    walk_one_stage, walk_two_stages,
+    LeafEntry, PageTranslation, Redirected, Request, Stages, not_redirected, walk_one_stage, walk_two_stages,
 };
-use crate::word::{Found, Kind};
+use crate::word::{Found, Frame, Kept, Kind};
 
 /// How many slots of leaf caches all spaces of a unit may have together. Where they are used up, spaces keep what they have, and
 /// new ones are walked for every request.
@@ -34,6 +35,10 @@ pub struct Budget {
     used: AtomicUsize,
     limit: usize,
 }
+
+/// Words of bits for the pages of the second stage in which tables of the first lie: a page is rarely taken for another as long as there
+/// are a few thousand.
+const TABLE_PAGE_WORDS: usize = 256;
 
 /// What a cached refusal costs, in slots.
 const REFUSAL_COST: usize = 16;
@@ -90,10 +95,14 @@ pub struct Space {
     special: Block,
     /// Where a nested space goes on.
     second: Option<Arc<Space>>,
+    /// The pages of the second stage through which the first stage's tables were reached.
+    table_pages: Option<Box<Noted<TABLE_PAGE_WORDS>>>,
+    /// Where pages of a nested space lead in the end.
+    finals: Option<Box<Finals>>,
     refusals: Refusals,
     retained: Option<Box<Retained>>,
     /// Memory around the tables of the only or the second stage. The memory lives as long as the unit whose space this is.
-    home: Option<HostStretch>,
+    home: Option<EntryStretch>,
 }
 
 impl Space {
@@ -113,14 +122,16 @@ impl Space {
             Stages::Two { first, .. } => Leaf::new(first),
         };
         let retained = retaining.then(|| Box::new(Retained::new(budget)));
-        let leaves = Leaves::new(second.is_some(), Arc::clone(budget));
+        let leaves = Leaves::new(false, Arc::clone(budget));
+        let table_pages = second.is_some().then(Box::default);
+        let finals = second.is_some().then(|| Box::new(Finals::new(Arc::clone(budget))));
         let home = match &key.stages {
             Stages::One { only: stage, .. } | Stages::Two { second: stage, .. } => {
-                memory.host_stretch(stage.stage.root)
+                memory.host_stretch(stage.stage.root).and_then(EntryStretch::new)
             }
         };
         let refusals = Refusals::new(budget);
-        Self { key, leaf, leaves, special, second, refusals, retained, home }
+        Self { key, leaf, leaves, special, second, table_pages, finals, refusals, retained, home }
     }
 
     /// Where a nested space goes on.
@@ -162,29 +173,170 @@ impl Space {
         self.retained.is_none() && self.refusals.are_none()
     }
 
-    /// Translates `input` by this stage's leaf entries alone, where nothing about them is out of the ordinary.
-    #[inline(always)]
-    pub(crate) fn hit<'i>(&'i self, input: u64, demand: Demand, inside: &'i Inside<'_>) -> Option<Hit<'i>> {
-        self.leaf.hit(&self.leaves, input, demand, &inside.guesses[0], &inside.presence)
+    /// Translates `input` by this stage alone, its leaf entry found in the cache or by its tables, where nothing about it is out of
+    /// the ordinary.
+    #[inline(never)]
+    pub(crate) fn hit<'i>(
+        &'i self,
+        input: u64,
+        demand: Demand,
+        inside: &'i Inside<'_>,
+    ) -> Option<Reached<'i>> {
+        Some(self.hit_stage(input, demand, &inside.guesses[0], inside)?.reached(demand))
     }
 
-    /// Translates `input` by both stages' leaf entries alone, unless an address between them is `redirected`. Of a space that is not
-    /// nested, none does.
+    /// The same where this stage is the second of two, or the only one.
+    #[inline(always)]
+    fn hit_stage<'i>(
+        &'i self,
+        input: u64,
+        demand: Demand,
+        guess: &Guess,
+        inside: &'i Inside<'_>,
+    ) -> Option<Hit<'i>> {
+        let region = self.leaf.ordinary_region(input)?;
+        // Before the first table entry is read.
+        let found = match self.leaves.probe(region, &inside.presence, inside.gate) {
+            Probe::Found(found) => found,
+            _ if self.is_special(region) => return None,
+            probe => {
+                let stage = || match self.key.stages {
+                    Stages::One { only, .. } => Some(only),
+                    Stages::Two { .. } => None,
+                };
+                let home = self.home?;
+                let page_at = move |entry| home.page_around(PhysAddr(entry));
+                let found = self.leaf.descend(stage, input, page_at)?;
+                if let Probe::Fill(place) = probe {
+                    place.fill(found);
+                }
+                found
+            }
+        };
+        self.leaf.hit_found(found, input, demand, guess)
+    }
+
+    /// Whether inputs of a region may be special.
+    const fn is_special(&self, region: u64) -> bool {
+        self.special.touches(region << REGION_SHIFT, REGION_SHIFT)
+    }
+
+    /// The slot of a region, if it is to be filled.
+    fn observe<'i>(&'i self, region: u64, inside: &'i Inside<'_>) -> Option<Place<'i>> {
+        self.leaves.observe(region, &inside.presence, inside.gate)
+    }
+
+    /// Where its leaf entries lie.
+    #[inline(always)]
+    pub(crate) const fn leaves(&self) -> &Leaves {
+        &self.leaves
+    }
+
+    /// Their first pattern, and below which address inputs are looked up as they are.
+    pub(crate) fn first_pattern(&self) -> Option<(&Pattern, u64)> {
+        self.leaf.first_pattern()
+    }
+
+    /// Translates `input` by this stage's leaf entries and those of the one behind, which none but a nested space has.
     #[inline(always)]
     pub(crate) fn hit_both<'i>(
         &'i self,
         input: u64,
         demand: Demand,
+        inside: &'i Inside<'_>,
+    ) -> Option<Reached<'i>> {
+        match self.finals.as_ref()?.find(input, demand, &inside.presence) {
+            Some(reached) => Some(reached),
+            None => self.hit_one_by_one(input, demand, inside),
+        }
+    }
+
+    /// The same by the entries, which is kept where the page is asked for again.
+    #[inline(never)]
+    fn hit_one_by_one<'i>(
+        &'i self,
+        input: u64,
+        demand: Demand,
+        inside: &'i Inside<'_>,
+    ) -> Option<Reached<'i>> {
+        // Before the first entry is read.
+        let end = self.finals.as_ref()?.observe(input, &inside.presence, inside.gate);
+        self.hit_through(input, demand, Block::NONE, inside, end.as_ref())
+    }
+
+    /// The same, unless an address between the stages is `redirected`. It is kept in the slot `end`.
+    pub(crate) fn hit_through<'i>(
+        &'i self,
+        input: u64,
+        demand: Demand,
         redirected: Block,
         inside: &'i Inside<'_>,
-    ) -> Option<Hit<'i>> {
-        let second = self.second.as_ref()?;
-        let Hit { address: PhysAddr(ipa), pattern, .. } = self.hit(input, demand, inside)?;
+        end: Option<&Place<'_, Frame>>,
+    ) -> Option<Reached<'i>> {
+        let region = self.leaf.ordinary_region(input)?;
+        let found = match self.leaves.probe(region, &inside.presence, inside.gate) {
+            Probe::Found(found) => found,
+            _ if self.is_special(region) => return None,
+            Probe::Fill(place) => {
+                let found = self.descend_first(input, inside, true)?;
+                place.fill(found);
+                found
+            }
+            Probe::Nothing => self.descend_first(input, inside, end.is_some())?,
+        };
+        let first = self.leaf.hit_found(found, input, demand, &inside.guesses[0])?;
+        let ipa = first.address.0;
         if redirected.contains(ipa) {
             return None;
         }
-        let last = second.leaf.hit(&second.leaves, ipa, demand, &inside.guesses[1], &inside.presence)?;
-        Some(Hit { before: Some(pattern), ..last })
+        if let Some(end) = end.filter(|_| !cfg!(mutant = "no_data_page")) {
+            end.note(ipa);
+        }
+        let last = self.second.as_ref()?.hit_second(ipa, demand, inside)?;
+        self.finals.as_ref()?.reach(last.address, (first.pattern, last.pattern), demand, end)
+    }
+
+    /// Finds the leaf entry of the first of two stages by its tables, of which the second says where they lie. `noting` says that it,
+    /// or where it leads, is to be kept.
+    fn descend_first(&self, input: u64, inside: &Inside<'_>, noting: bool) -> Option<Found> {
+        let second = self.second.as_ref()?;
+        let stage = || match self.key.stages {
+            Stages::One { .. } => None,
+            Stages::Two { first, .. } => Some(first),
+        };
+        self.leaf.descend(stage, input, |entry| {
+            if noting {
+                self.note_table(entry);
+            }
+            second.entry_page(second.hit_second(entry, Demand::TABLE_READ, inside)?.address)
+        })
+    }
+
+    /// The second stage is about to be asked for the page in which a table of the first lies.
+    fn note_table(&self, table: u64) {
+        if let Some(noted) = &self.table_pages {
+            noted.note(table);
+        }
+    }
+
+    /// Translates an address between the stages by this, the second.
+    #[inline(always)]
+    fn hit_second<'i>(&'i self, ipa: u64, demand: Demand, inside: &'i Inside<'_>) -> Option<Hit<'i>> {
+        let hit = match self.leaf.hit_first(&self.leaves, ipa, demand, &inside.presence) {
+            Some(hit) => hit,
+            None => self.hit_second_at_length(ipa, demand, inside)?,
+        };
+        (demand != Demand::TABLE_READ || !hit.pattern.no_tables).then_some(hit)
+    }
+
+    #[inline(never)]
+    fn hit_second_at_length<'i>(
+        &'i self,
+        ipa: u64,
+        demand: Demand,
+        inside: &'i Inside<'_>,
+    ) -> Option<Hit<'i>> {
+        self.hit_stage(ipa, demand, &inside.guesses[1], inside)
     }
 
     /// The same for any request that leaf entries decide.
@@ -242,19 +394,11 @@ impl Space {
             Stages::One { only, .. } => Leaf::region(only, input),
             Stages::Two { first, .. } => Leaf::region(first, input),
         };
-        let region = region.filter(|region| !self.special.touches(region << REGION_SHIFT, REGION_SHIFT));
         // Before the first table entry is read.
-        let place = region.and_then(|region| self.leaves.observe(region, &inside.presence, inside.gate));
-        if retained.is_none()
-            && let Some((page, found)) = self.descend(input, request, inside, place.as_ref(), redirect)
-        {
-            if let Some(place) = &place {
-                place.fill(found);
-            }
-            return Ok(page);
-        }
+        let region = region.filter(|region| !self.is_special(*region));
+        let place = region.and_then(|region| self.observe(region, inside));
         let was_redirected = Cell::new(false);
-        let answer = self.walk(input, request, inside, place.as_ref(), &|ipa| {
+        let answer = self.walk(input, request, inside, &|ipa| {
             let redirected = redirect(ipa);
             was_redirected.set(redirected.is_some());
             redirected
@@ -264,9 +408,9 @@ impl Space {
         {
             retained.fill(input, request, *page, generation);
         }
-        match (&answer, place) {
-            (Ok((_, Some(entry))), Some(place)) => self.keep(&place, input, entry, inside),
-            (Err(refusal), _) if caching && self.may_keep(refusal) => {
+        match &answer {
+            Ok((_, Some(entry))) => self.keep(place.as_ref(), input, entry, inside),
+            Err(refusal) if caching && self.may_keep(refusal) => {
                 self.refusals.fill(input, *refusal, generation);
             }
             _ => {}
@@ -274,71 +418,10 @@ impl Space {
         answer.map(|(page, _)| page)
     }
 
-    /// Translates `input` by its tables where nothing about it is out of the ordinary, and says where its leaf entry lies.
-    #[inline]
-    fn descend(
-        &self,
-        input: u64,
-        request: Request,
-        inside: &Inside<'_>,
-        place: Option<&Place<'_>>,
-        redirect: &dyn Fn(Ipa) -> Redirected,
-    ) -> Option<(PageTranslation, Found)> {
-        match (&self.key.stages, &self.second) {
-            (Stages::One { only, .. }, _) => {
-                let (page, found) = self.descend_here(only, input, request)?;
-                let behind = if self.is_first() { page.address(input).0 } else { input };
-                redirect(Ipa(behind)).is_none().then_some((page, found))
-            }
-            (Stages::Two { first, .. }, Some(second)) => {
-                let found = descend(first, input, |table| {
-                    if let Some(place) = place {
-                        place.note(table);
-                    }
-                    let page = second.near(table, TABLE_READ, inside)?;
-                    second.entry_page(page.address(table))
-                })?;
-                let page = self.leaf.judge(first, found, input, request)?;
-                let behind = page.address(input).0;
-                if redirect(Ipa(behind)).is_some() {
-                    return None;
-                }
-                Some((page.then(input, second.near(behind, request, inside)?), found))
-            }
-            (Stages::Two { .. }, None) => None,
-        }
-    }
-
-    fn descend_here(
-        &self,
-        only: &FormattedStage<PhysAddr>,
-        input: u64,
-        request: Request,
-    ) -> Option<(PageTranslation, Found)> {
-        let found = descend(only, input, |table| self.entry_page(PhysAddr(table)))?;
-        Some((self.leaf.judge(only, found, input, request)?, found))
-    }
-
-    /// The answer of a second stage by what is cached or by its tables, where nothing about it is out of the ordinary.
-    #[inline]
-    fn near(&self, ipa: u64, request: Request, inside: &Inside<'_>) -> Option<PageTranslation> {
-        let Stages::One { only, .. } = &self.key.stages else { return None };
-        let region = Leaf::region(only, ipa)?;
-        if let Some(found) = self.leaves.find(region, &inside.presence) {
-            return self.leaf.judge(only, found, ipa, request);
-        }
-        let place = self.leaves.observe(region, &inside.presence, inside.gate);
-        let (page, found) = self.descend_here(only, ipa, request)?;
-        if let Some(place) = place {
-            place.fill(found);
-        }
-        Some(page)
-    }
-
-    /// A page of entries in this process.
+    /// The page of an entry, in this process.
     #[inline(always)]
-    fn entry_page(&self, at: PhysAddr) -> Option<EntryPage> {
-        EntryPage::new(self.home?.pointer(at, ENTRY_PAGE)?)
+    fn entry_page(&self, entry: PhysAddr) -> Option<EntryPage> {
+        self.home?.page_around(entry)
     }
 
     fn walk(
@@ -346,7 +429,6 @@ impl Space {
         input: u64,
         request: Request,
         inside: &Inside<'_>,
-        place: Option<&Place<'_>>,
         redirect: &dyn Fn(Ipa) -> Redirected,
     ) -> Result<(PageTranslation, Option<LeafEntry>), Refusal> {
         match (&self.key.stages, &self.second) {
@@ -366,8 +448,8 @@ impl Space {
             }
             (Stages::Two { first, .. }, Some(second)) => {
                 let second = |ipa: Ipa, request: Request| {
-                    if let Some(place) = place.filter(|_| request.table) {
-                        place.note(ipa.0);
+                    if request.table {
+                        self.note_table(ipa.0);
                     }
                     // The unit's own accesses to tables are no messages.
                     if !request.table
@@ -387,16 +469,22 @@ impl Space {
         }
     }
 
-    /// Keeps where the leaf entry lies, if its page is this process's memory.
-    fn keep(&self, place: &Place<'_>, input: u64, entry: &LeafEntry, inside: &Inside<'_>) {
+    /// Gets to know the leaf entry, and keeps where it lies, if its page is this process's memory.
+    fn keep(&self, place: Option<&Place<'_>>, input: u64, entry: &LeafEntry, inside: &Inside<'_>) {
         let page = entry.at.align_down(ENTRY_PAGE);
         // The entry's place within its page must follow from the input alone.
         if entry.at.0 & (ENTRY_PAGE - 1) != self.leaf.entry_offset(input, entry.level) {
             return;
         }
-        let Some(kind) = Kind::new(entry.level, entry.rights) else { return };
-        if let Some(page) = inside.memory.host_pointer(page, ENTRY_PAGE).and_then(EntryPage::new) {
-            place.fill(Found { page, kind });
+        let page = inside.memory.host_pointer(page, ENTRY_PAGE).and_then(EntryPage::new);
+        let (Some(kind), Some(page)) = (Kind::new(entry.level, entry.rights), page) else { return };
+        let found = Found { page, kind };
+        match &self.key.stages {
+            Stages::One { only, .. } => self.leaf.learn(only, found, input),
+            Stages::Two { first, .. } => self.leaf.learn(first, found, input),
+        }
+        if let Some(place) = place {
+            place.fill(found);
         }
     }
 
@@ -416,29 +504,60 @@ impl Space {
             let (first, last) = scope.range.filter(|_| !all).unwrap_or((Iova(0), Iova(u64::MAX)));
             retained.remove(first, last);
         }
+        let presence = &inside.presence;
         match scope.range {
             // The pages of a second-stage range are addresses between the stages, where the first stage's tables lie. Leaf entries that
             // lead to them count as well.
             Some((first, last)) if self.second.is_some() && scope.stage == Some(StageNumber::Second) => {
-                self.leaves.clear_through(first.0, last.0, &inside.presence);
+                if self.table_pages.as_ref().is_none_or(|noted| noted.may_have(first.0, last.0)) {
+                    self.forget_all(presence);
+                } else if let Some(finals) = &self.finals {
+                    finals.clear_through(first.0, last.0, presence);
+                }
             }
             Some((first, last)) => {
                 // Leaf entries themselves are never kept.
                 if !scope.leaf_only {
-                    let (first, last) = self.regions(first, last);
-                    self.leaves.clear(first, last, &inside.presence);
+                    let (first, last) = self.blocks(first, last, REGION_SHIFT);
+                    self.leaves.clear(first, last, presence);
+                }
+                if let Some(finals) =
+                    self.finals.as_ref().filter(|_| !(cfg!(mutant = "finals_kept") && scope.leaf_only))
+                {
+                    let (first, last) = self.blocks(first, last, Frame::SHIFT);
+                    finals.clear(first, last, presence);
                 }
                 self.refusals.remove(first, last);
             }
             _ => {
-                self.leaves.clear(0, u64::MAX, &inside.presence);
+                self.forget_all(presence);
                 self.refusals.remove(Iova(0), Iova(u64::MAX));
             }
         }
     }
 
-    /// The regions that inputs from `first` to `last` lie in.
-    fn regions(&self, first: Iova, last: Iova) -> (u64, u64) {
+    /// Forgets everything that is cached of this stage, and then what was found through that.
+    fn forget_all(&self, presence: &Presence<'_>) {
+        if let Some(noted) = &self.table_pages {
+            noted.reset();
+        }
+        if cfg!(mutant = "finals_before_leaves") {
+            self.forget_finals(presence);
+        }
+        self.leaves.clear(0, u64::MAX, presence);
+        if !cfg!(mutant = "finals_before_leaves") {
+            self.forget_finals(presence);
+        }
+    }
+
+    fn forget_finals(&self, presence: &Presence<'_>) {
+        if let Some(finals) = &self.finals {
+            finals.clear(0, u64::MAX, presence);
+        }
+    }
+
+    /// The blocks of `1 << shift` bytes that inputs from `first` to `last` lie in.
+    fn blocks(&self, first: Iova, last: Iova, shift: u8) -> (u64, u64) {
         let stage = match &self.key.stages {
             Stages::One { only, .. } => only.format,
             Stages::Two { first, .. } => first.format,
@@ -447,7 +566,7 @@ impl Space {
         if last.0.saturating_sub(first.0) >= mask || first.0 & mask > last.0 & mask {
             return (0, u64::MAX);
         }
-        ((first.0 & mask) >> REGION_SHIFT, (last.0 & mask) >> REGION_SHIFT)
+        ((first.0 & mask) >> shift, (last.0 & mask) >> shift)
     }
 
     /// Whether a scope may cover some of this space's translations. A space without a space tag is covered by scopes of

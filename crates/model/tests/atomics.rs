@@ -298,7 +298,8 @@ fn an_unmap_waits_for_the_operation<W: World>() {
     let memory = Arc::clone(world.memory());
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let device = scope.spawn(|| port.fetch_add(Iova(IOVA), Width::Eight, 7));
+        let queue = port.clone();
+        let device = scope.spawn(move || queue.fetch_add(Iova(IOVA), Width::Eight, 7));
         is_inside.recv().unwrap();
         scope.spawn(|| {
             world.unmap(leaf);

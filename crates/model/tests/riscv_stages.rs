@@ -213,6 +213,32 @@ fn supervisors_reach_users_pages_with_sum_and_never_execute_them() {
     }
 }
 
+/// Privilege is the port's, also of one that was used without: a supervisor reaches no user's page (SUM clear).
+#[test]
+fn a_port_that_becomes_privileged_is_so_whatever_it_reached_before() {
+    let bench = Bench::on(RiscvConfig::default());
+    process(&bench, 2);
+    let user = bench.port(DEVICE, Some(3));
+    for _ in 0..4 {
+        let guard = user.enter();
+        for _ in 0..3 {
+            assert!(guard.translate(Iova(0x5000), 1, READ).is_ok());
+            assert!(guard.translate(Iova(0x5fff), 1, WRITE).is_ok());
+        }
+    }
+    let supervisor = user.clone().privileged();
+    assert_eq!(bench.access(&user, 0x6000, READ), Err(13));
+    let became = user.privileged();
+    for port in [&became, &supervisor] {
+        for _ in 0..4 {
+            let guard = port.enter();
+            let read = |iova| guard.translate(Iova(iova), 1, READ).map_err(|fault| fault.code);
+            assert_eq!((read(0x5000), read(0x6000).is_ok()), (Err(13), true));
+        }
+        assert_eq!(bench.records().len(), 4);
+    }
+}
+
 #[test]
 fn accessed_and_dirty_fault_or_are_set() {
     let bench = Bench::on(RiscvConfig::default());

@@ -5,7 +5,7 @@ mod smmuv3_machine;
 use portcullis_model::Registers;
 use portcullis_model::smmuv3::config::{FlagUpdates, Smmuv3Config, TableByteOrder};
 use portcullis_model::{AccessError, GuestMemory};
-use portcullis_spec::PhysAddr;
+use portcullis_spec::{Access, Iova, PhysAddr};
 use smmuv3_machine::*;
 
 const C_BAD_CD: u64 = 0x0a;
@@ -313,6 +313,32 @@ fn stream_entries_override_privilege_and_fetches() {
     machine.stream(STREAM, Entry::stage1(at).with(1, 3 << PRIVCFG));
     machine.forget();
     machine.refused(machine.read(STREAM, 0x1000), F_PERMISSION);
+}
+
+/// Nothing but the stream's entry changes, and that is invalidated (4.3.1): the tables and what is cached of them stay.
+#[test]
+fn a_port_has_the_privilege_of_its_streams_present_entry() {
+    const PRIVCFG: u32 = 48;
+    let mut machine = Machine::new();
+    let table = stream(&mut machine, |_| {});
+    let at = machine.get(STREAMS + 64 * u64::from(STREAM)) & !0xf;
+    // Privileged alone, and a page for everyone through the same table.
+    machine.map(table, 0x1000, PAGE, S1);
+    machine.map(table, 0x2000, PAGE, S1 | USER);
+    let port = machine.port(STREAM);
+    for (privileged, bits) in [(true, 3), (false, 2), (true, 3)] {
+        machine.stream(STREAM, Entry::stage1(at).with(1, bits << PRIVCFG));
+        machine.command(&[[0x03 | u64::from(STREAM) << 32, 1]]);
+        // Another port comes first with the other page, so that this one meets what that found; but for the first time.
+        let others = if privileged { 0 } else { 4 };
+        for _ in 0..others {
+            assert_eq!(machine.read(STREAM, 0x2000), Ok(0));
+        }
+        for _ in 0..6 {
+            assert_eq!(port.enter().translate(Iova(0x1000), 8, Access::READ).is_ok(), privileged);
+        }
+        assert_eq!(machine.take_events().len(), if privileged { 0 } else { 6 });
+    }
 }
 
 #[test]

@@ -203,7 +203,7 @@ fn cached() -> (Nested, [u64; 4], [u64; 4]) {
         nested.back(page, RW);
         nested.machine.put(page, value);
     }
-    for _ in 0..3 {
+    for _ in 0..6 {
         assert_eq!(nested.machine.read(DEVICE, IOVA), Ok(1));
     }
     let others = others.map(|entry| nested.machine.get(entry));
@@ -241,5 +241,28 @@ fn a_second_stage_invalidation_that_names_no_table_leaves_the_first_stage_cached
         assert_eq!(nested.machine.read(DEVICE, IOVA), Ok(1), "page {page}");
     }
     assert!(nested.machine.submit(&[pages((entries[2] & !0xfff) + GUEST)]));
+    assert_eq!(nested.machine.read(DEVICE, IOVA), Ok(2));
+}
+
+/// The same for where pages lead in the end: neither stage's entry for the page is named, so what stood there may be used on.
+#[test]
+fn an_invalidation_of_other_pages_leaves_a_page_cached() {
+    let (mut nested, entries, others) = cached();
+    nested.machine.put(entries[3], others[3]);
+    nested.back(PAGE, 0);
+    assert_eq!(nested.machine.read(DEVICE, IOVA), Ok(1), "kept");
+    for page in 1..16 {
+        // 6.5.2.4 and 6.5.2.3, with the hint.
+        let first = [6 | 3 << 4 | 7 << 16, (IOVA + (page << 12)) | 1 << 6];
+        assert!(nested.machine.submit(&[first, pages(PAGE + GUEST + (page << 12))]));
+        assert_eq!(nested.machine.read(DEVICE, IOVA), Ok(1), "page {page}");
+    }
+    assert!(nested.machine.submit(&[pages(PAGE + GUEST)]));
+    assert_eq!(nested.machine.read(DEVICE, IOVA), Ok(2));
+    // The first stage's by itself.
+    let (mut nested, entries, others) = cached();
+    nested.machine.put(entries[3], others[3]);
+    assert_eq!(nested.machine.read(DEVICE, IOVA), Ok(1));
+    assert!(nested.machine.submit(&[[6 | 3 << 4 | 7 << 16, IOVA | 1 << 6]]));
     assert_eq!(nested.machine.read(DEVICE, IOVA), Ok(2));
 }

@@ -58,7 +58,7 @@ pub trait Machine: 'static {
 }
 
 /// A device's way to memory, whatever the architecture.
-pub(super) trait Reach: Send + Sync {
+pub(super) trait Reach: Send {
     fn read(&self, address: Iova, buffer: &mut [u8]) -> Result<(), AccessError>;
     fn write(&self, address: Iova, bytes: &[u8]) -> Result<(), AccessError>;
     fn another(&self) -> Box<dyn Reach>;

@@ -148,6 +148,12 @@ fn execute(unit: &RiscvUnit, words: [u64; 2]) -> Result<(), QueueError> {
                 ..TranslationScope::default()
             };
             unit.engine.invalidate(&Invalidation::Translations(scope));
+            // An address means all of the leaf entry that translates it (Privileged, HFENCE.GVMA), of which nobody knows any more how wide
+            // it was: the first stage's tables may lie anywhere in it.
+            if scope.range.is_some() && scope.domain.is_some() {
+                let nested = TranslationScope { stage: Some(StageNumber::First), range: None, ..scope };
+                unit.engine.invalidate(&Invalidation::Translations(nested));
+            }
             unit.model().msi_entries.forget(gscid, range.map(addresses));
             Ok(())
         }

@@ -9,6 +9,8 @@ pub mod riscv_machine;
 #[path = "../smmuv3_machine/mod.rs"]
 pub mod smmuv3_machine;
 
+pub mod two_stages;
+
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -68,6 +70,10 @@ pub trait World: Sized + Send {
     fn flags(&self, leaf: u64) -> Option<Flags>;
     /// Invalidates everything and returns once the unit says that it is done.
     fn forget(&mut self);
+    /// Invalidates a page and the table entries above it, and returns once the unit says that it is done.
+    fn forget_page(&mut self, iova: u64);
+    /// Leads the device to an empty table of another domain or address space, from now on that of [`map`](Self::map).
+    fn move_device(&mut self);
     /// The pages of the faults that were recorded since the last call.
     fn recorded(&self) -> Vec<u64>;
 
@@ -110,6 +116,10 @@ pub trait Mode: Send {
     fn config() -> VtdConfig;
     /// Translates for the device through an empty table, which is returned.
     fn begin(machine: &mut common::Machine) -> u64;
+    /// Translates through an empty table of another domain, and forgets the context that was. That table.
+    fn begin_elsewhere(machine: &mut common::Machine) -> u64;
+    /// An invalidation of a page of the first domain.
+    fn page(iova: u64) -> [u64; 2];
     /// What a leaf entry has that allows this.
     fn rights(access: Access) -> u64;
     fn flags(leaf: u64) -> Option<Flags>;
@@ -152,6 +162,12 @@ impl<M: Mode> World for Vtd<M> {
     fn forget(&mut self) {
         self.machine.invalidate_all();
     }
+    fn forget_page(&mut self, iova: u64) {
+        assert!(self.machine.submit(&[M::page(iova)]));
+    }
+    fn move_device(&mut self) {
+        self.table = M::begin_elsewhere(&mut self.machine);
+    }
     fn recorded(&self) -> Vec<u64> {
         self.machine.take_faults().iter().map(|record| record[0] & !0xfff).collect()
     }
@@ -176,6 +192,17 @@ impl Mode for LegacyMode {
         let table = machine.allocate();
         machine.attach(common::DEVICE, table, 7);
         table
+    }
+    fn begin_elsewhere(machine: &mut common::Machine) -> u64 {
+        let table = machine.allocate();
+        machine.attach(common::DEVICE, table, 8);
+        // 6.5.2.1 and 6.5.2.3: the device's context, then the domain that it was in.
+        let device = u64::from(common::DEVICE);
+        assert!(machine.submit(&[[1 | 3 << 4 | 7 << 16 | device << 32, 0], [2 | 2 << 4 | 7 << 16, 0]]));
+        table
+    }
+    fn page(iova: u64) -> [u64; 2] {
+        [2 | 3 << 4 | 7 << 16, iova & !0xfff]
     }
     fn rights(access: Access) -> u64 {
         u64::from((access & Access::READ_WRITE).bits())
@@ -206,6 +233,17 @@ impl Mode for ScalableMode {
         machine.pasid(common::DEVICE, 0, [1 << 6 | 1, PWSNP | 7, table]);
         table
     }
+    fn begin_elsewhere(machine: &mut common::Machine) -> u64 {
+        const PWSNP: u64 = 1 << 23;
+        let table = machine.allocate();
+        machine.pasid(common::DEVICE, 0, [1 << 6 | 1, PWSNP | 8, table]);
+        // 6.5.2.2 and 6.5.2.4: the PASID's entry, then its translations.
+        assert!(machine.submit(&[[7 | 1 << 4 | 7 << 16, 0], [6 | 2 << 4 | 7 << 16, 0]]));
+        table
+    }
+    fn page(iova: u64) -> [u64; 2] {
+        [6 | 3 << 4 | 7 << 16, iova & !0xfff]
+    }
     fn rights(access: Access) -> u64 {
         if access.contains(Access::WRITE) { 0b111 } else { 0b101 }
     }
@@ -220,22 +258,31 @@ pub struct Smmu {
     tables: [u64; 2],
 }
 
+impl Smmu {
+    /// Leads the stream to empty tables.
+    fn begin(&mut self, asid: u64) {
+        let machine = &mut self.machine;
+        self.tables = [machine.allocate(), machine.allocate()];
+        let mut descriptor = smmuv3_machine::descriptor(self.tables[0], asid);
+        // T1SZ 25, TG1 4 KiB, EPD1 clear, HA, HD.
+        descriptor[0] = (descriptor[0] | 25 << 16 | 2 << 22 | 1 << 43 | 1 << 42) & !(1 << 30);
+        descriptor[2] = self.tables[1];
+        let at = machine.context(descriptor);
+        machine.stream(smmuv3_machine::STREAM, smmuv3_machine::Entry::stage1(at));
+    }
+}
+
 impl World for Smmu {
     type Architecture = portcullis_model::smmuv3::Smmuv3;
     const REACHES_TOP: bool = true;
     const INTERRUPTS: bool = false;
 
     fn over(view: View) -> Self {
-        let mut machine = smmuv3_machine::Machine::over(Smmuv3Config::full(), view);
+        let machine = smmuv3_machine::Machine::over(Smmuv3Config::full(), view);
         machine.enable();
-        let tables = [machine.allocate(), machine.allocate()];
-        let mut descriptor = smmuv3_machine::descriptor(tables[0], 1);
-        // T1SZ 25, TG1 4 KiB, EPD1 clear, HA, HD.
-        descriptor[0] = (descriptor[0] | 25 << 16 | 2 << 22 | 1 << 43 | 1 << 42) & !(1 << 30);
-        descriptor[2] = tables[1];
-        let at = machine.context(descriptor);
-        machine.stream(smmuv3_machine::STREAM, smmuv3_machine::Entry::stage1(at));
-        Self { machine, tables }
+        let mut this = Self { machine, tables: [0; 2] };
+        this.begin(1);
+        this
     }
     fn memory(&self) -> &Arc<OwnedMemory> {
         &self.machine.memory
@@ -260,6 +307,16 @@ impl World for Smmu {
     }
     fn forget(&mut self) {
         self.machine.forget();
+    }
+    fn forget_page(&mut self, iova: u64) {
+        // CMD_TLBI_NH_VA of ASID 1, not only its leaf.
+        self.machine.command(&[[0x12 | 1 << 48, iova & !0xfff]]);
+    }
+    fn move_device(&mut self) {
+        self.begin(2);
+        // CMD_CFGI_STE, and CMD_TLBI_NH_ASID of ASID 1.
+        let stream = u64::from(smmuv3_machine::STREAM);
+        self.machine.command(&[[0x03 | stream << 32, 1], [0x11 | 1 << 48, 0]]);
     }
     fn recorded(&self) -> Vec<u64> {
         self.machine.take_events().iter().map(|event| event[2] & !0xfff).collect()
@@ -309,12 +366,25 @@ impl World for Riscv {
         // IOFENCE.C: what was invalidated is drained.
         assert_eq!(self.bench.commands(&[[2, 0]]) & 0x700, 0);
     }
+    fn forget_page(&mut self, _iova: u64) {
+        // IOTINVAL.VMA of PSCID 7 (PSCV): only without AV does it reach the entries above leaves, as there is no NL.
+        assert_eq!(self.bench.commands(&[[1 | 7 << 12 | 1 << 32, 0], [2, 0]]) & 0x700, 0);
+    }
+    fn move_device(&mut self) {
+        use riscv_machine::{DEVICE, SADE, V, sv};
+        self.table = self.bench.page();
+        self.bench.device(DEVICE, [V | SADE, 0, 8 << 12, sv(3) | self.table >> 12]);
+        // IODIR.INVAL_DDT of the device (DV), and IOTINVAL.VMA as above.
+        let device = u64::from(DEVICE) << 40 | 1 << 33;
+        assert_eq!(self.bench.commands(&[[3 | device, 0], [1 | 7 << 12 | 1 << 32, 0], [2, 0]]) & 0x700, 0);
+    }
     fn recorded(&self) -> Vec<u64> {
         self.bench.records().iter().map(|record| record[2] & !0xfff).collect()
     }
 }
 
 /// The tests named, behind each unit.
+#[allow(unused_macros, reason = "each test binary uses a part of it")]
 macro_rules! on_every_architecture {
     ($($test:ident),* $(,)?) => {
         on_every_architecture!(@each legacy: $crate::world::Legacy; $($test),*);

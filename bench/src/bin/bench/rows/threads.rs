@@ -18,21 +18,21 @@ const PAGES: u64 = 4096;
 const LAPS: u64 = 64;
 
 /// What one thread does in a turn. How many operations that was.
-type Work<'a> = Box<dyn Fn() -> u64 + Send + Sync + 'a>;
+type Work<'a> = Box<dyn Fn() -> u64 + Send + 'a>;
 
-fn laps<'a>(lap: impl Fn() -> u64 + Send + Sync + 'a) -> Work<'a> {
+fn laps<'a>(lap: impl Fn() -> u64 + Send + 'a) -> Work<'a> {
     Box::new(move || (0..LAPS).map(|_| lap()).sum())
 }
 
 /// Lets all of `work` run at once, each in a thread of its own. How long from the first start to the last end, and what they did
 /// together.
-fn together(work: &[Work<'_>]) -> Turn {
-    let ready = AtomicUsize::new(0);
+fn together(work: &mut [Work<'_>]) -> Turn {
+    let (ready, all) = (&AtomicUsize::new(0), work.len());
     std::thread::scope(|scope| {
-        let threads = work.iter().map(|each| {
-            scope.spawn(|| {
+        let threads = work.iter_mut().map(|each| {
+            scope.spawn(move || {
                 ready.fetch_add(1, Ordering::SeqCst);
-                while ready.load(Ordering::SeqCst) < work.len() {
+                while ready.load(Ordering::SeqCst) < all {
                     std::thread::yield_now();
                 }
                 let start = Instant::now();
@@ -56,11 +56,11 @@ pub(crate) fn rows(effort: Effort) -> Vec<Row> {
         machine.map_scattered(domain, PAGES, PAGE);
     }
     let ports = [machine.device(0x10, &domains[0]), machine.device(0x18, &domains[1])];
-    let other_queue = ports[0].clone();
     let peers = Peers::new(PAGES, |index| machine.target(index, PAGES).0);
     let order = scrambled(PAGES);
-    fn through<'a, A: Architecture>(port: &'a Port<A>, order: &'a [u64]) -> Work<'a> {
-        laps(move || translate_pages(port, order, EACH))
+    fn through<'a, A: Architecture>(port: &Port<A>, order: &'a [u64]) -> Work<'a> {
+        let queue = port.clone();
+        laps(move || translate_pages(&queue, order, EACH))
     }
     fn peer<'a>(peer: &'a impl Translator, order: &'a [u64]) -> Work<'a> {
         laps(move || {
@@ -70,19 +70,19 @@ pub(crate) fn rows(effort: Effort) -> Vec<Row> {
             order.len() as u64
         })
     }
-    let one = [through(&ports[0], &order)];
-    let different = [through(&ports[0], &order), through(&ports[1], &order)];
-    let same = [through(&ports[0], &order), through(&other_queue, &order)];
+    let mut one = [through(&ports[0], &order)];
+    let mut different = [through(&ports[0], &order), through(&ports[1], &order)];
+    let mut same = [through(&ports[0], &order), through(&ports[0], &order)];
     let tree = || peer(&peers.trees, &order);
     let lock = || peer(&peers.vm_memory_locked, &order);
     let outcome = Contest::new()
-        .with_own_clock("one", || together(&one))
-        .with_own_clock("different", || together(&different))
-        .with_own_clock("same", || together(&same))
-        .with_own_clock("btreemap", || together(&[tree()]))
-        .with_own_clock("btreemaps", || together(&[tree(), tree()]))
-        .with_own_clock("vm-memory-rwlock", || together(&[lock()]))
-        .with_own_clock("vm-memory-rwlocks", || together(&[lock(), lock()]))
+        .with_own_clock("one", || together(&mut one))
+        .with_own_clock("different", || together(&mut different))
+        .with_own_clock("same", || together(&mut same))
+        .with_own_clock("btreemap", || together(&mut [tree()]))
+        .with_own_clock("btreemaps", || together(&mut [tree(), tree()]))
+        .with_own_clock("vm-memory-rwlock", || together(&mut [lock()]))
+        .with_own_clock("vm-memory-rwlocks", || together(&mut [lock(), lock()]))
         .run(effort.contest * 3);
     let times = |one, two| outcome.of(one).best() / outcome.of(two).best();
     let peers = || {

@@ -32,9 +32,10 @@ fn with_device(effort: Effort) -> [Row; 2] {
     let (stop, laps) = (AtomicBool::new(false), AtomicU64::new(0));
     let page = Iova(FIRST + USED * PAGE * 2);
     let rounds: Vec<Samples> = std::thread::scope(|scope| {
-        scope.spawn(|| {
+        let (port, order, stop, laps) = (port, &order, &stop, &laps);
+        scope.spawn(move || {
             while !stop.load(Ordering::Relaxed) {
-                translate_pages(&port, &order, EACH);
+                translate_pages(&port, order, EACH);
                 laps.fetch_add(1, Ordering::Relaxed);
             }
         });

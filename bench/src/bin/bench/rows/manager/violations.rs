@@ -208,12 +208,12 @@ pub(super) fn rows(effort: Effort) -> Result<Vec<Row>> {
     stay_on(1)?;
     let scene = Scene::set()?;
     let (good, bad, third) = (scene.engine(0)?, scene.engine(1)?, scene.engine(2)?);
-    let neighbours = Neighbours::default();
+    let neighbours = &Neighbours::default();
     let before = scene.journalled();
     let (sent, beside_a_flood, beside_a_neighbour, flooded) = thread::scope(|threads| -> Result<_> {
-        let end = EndWith(&neighbours);
-        let flood = threads.spawn(|| neighbours.flood(&bad));
-        let filler = threads.spawn(|| neighbours.fill(&third));
+        let end = EndWith(neighbours);
+        let flood = threads.spawn(move || neighbours.flood(&bad));
+        let filler = threads.spawn(move || neighbours.fill(&third));
         sched_setaffinity(None, &everywhere)?;
         stay_on(0)?;
         let (mut beside_a_flood, mut beside_a_neighbour) = (Vec::new(), Vec::new());
