@@ -7,6 +7,7 @@ use portcullis_bench::machine::{Machine, vtd};
 use portcullis_bench::order::{FIRST, PAGE};
 use portcullis_bench::result::{Goal, Row};
 use portcullis_spec::Iova;
+use std::cell::RefCell;
 use std::hint::black_box;
 
 /// Pages that are copied out of, and in turn.
@@ -31,25 +32,28 @@ pub(crate) fn rows(effort: Effort) -> Vec<Row> {
         // As many copies as make 1 MiB.
         let copies = (1 << 20) / bytes as u64;
         let pages = bytes as u64 / PAGE;
-        let (mut one, mut other) = (vec![0; bytes], vec![0; bytes]);
+        // The same for both, for it matters how a buffer lies in its cache lines.
+        let buffer = RefCell::new(vec![0; bytes]);
         let (mut at, mut place) = (0, 0);
         let outcome = Contest::new()
             .with("ours", || {
+                let buffer = &mut *buffer.borrow_mut();
                 for _ in 0..copies {
-                    port.read(Iova(FIRST + at * PAGE), &mut one).expect("mapped");
-                    black_box(&one);
+                    port.read(Iova(FIRST + at * PAGE), buffer).expect("mapped");
+                    black_box(&buffer);
                     at = (at + pages) % PAGES;
                 }
                 copies
             })
             .with("memcpy", || {
+                let buffer = &mut *buffer.borrow_mut();
                 for _ in 0..copies {
-                    for (page, piece) in other.chunks_exact_mut(PAGE as usize).enumerate() {
+                    for (page, piece) in buffer.chunks_exact_mut(PAGE as usize).enumerate() {
                         let source = pointers[place as usize + page];
                         // SAFETY: a page of the machine's memory, which nobody writes at the moment, and a page's worth of our own.
                         unsafe { source.copy_to_nonoverlapping(piece.as_mut_ptr(), PAGE as usize) };
                     }
-                    black_box(&other);
+                    black_box(&buffer);
                     place = (place + pages) % PAGES;
                 }
                 copies
