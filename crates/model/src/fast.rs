@@ -71,6 +71,11 @@ impl Leaf {
         entry_offset(input, self.span[usize::from(level & 3)])
     }
 
+    /// log2 of the regions whose leaf entries lie in one table with what was found, by the one entry that leads there.
+    pub(crate) fn width(&self, found: &Found) -> u8 {
+        self.span[usize::from((found.kind.level() + 1) & 3)].saturating_sub(REGION_SHIFT)
+    }
+
     /// The first pattern, and below which address inputs are looked up as they are, whole ranges of them.
     pub(crate) fn first_pattern(&self) -> Option<(&Pattern, u64)> {
         let is_whole = self.first == 0 && self.reach.is_multiple_of(1 << REGION_SHIFT);

@@ -309,7 +309,7 @@ impl<K: Kept + Send + Sync + 'static> Slots<K> {
         inside: &'a Presence<'_>,
         gate: &Gate,
     ) -> Option<Place<'a, K>> {
-        let known_width = if self.noting { self.width.known() } else { 0 };
+        let known_width = self.width.known();
         let mut table = match self.table.load(inside) {
             Some(table) => table,
             None if !self.touched.swap(true, Relaxed) && !cfg!(all(loom, test)) => {

@@ -208,7 +208,7 @@ impl Space {
                 let page_at = move |entry| home.page_around(PhysAddr(entry));
                 let found = self.leaf.descend(stage, input, page_at)?;
                 if let Probe::Fill(place) = probe {
-                    place.fill(found);
+                    place.fill_from(self.leaf.width(&found), found);
                 }
                 found
             }
@@ -279,7 +279,7 @@ impl Space {
             _ if self.is_special(region) => return None,
             Probe::Fill(place) => {
                 let found = self.descend_first(input, inside, true)?;
-                place.fill(found);
+                place.fill_from(self.leaf.width(&found), found);
                 found
             }
             Probe::Nothing => self.descend_first(input, inside, end.is_some())?,
@@ -484,7 +484,7 @@ impl Space {
             Stages::Two { first, .. } => self.leaf.learn(first, found, input),
         }
         if let Some(place) = place {
-            place.fill(found);
+            place.fill_from(self.leaf.width(&found), found);
         }
     }
 

@@ -217,3 +217,28 @@ fn a_cached_page_is_no_reason_to_refuse() {
     assert!(machine.submit(&[[2 | 3 << 4 | 7 << 16, 0x1000]]));
     machine.refused(machine.write(DEVICE, 0x1000, 2), 0x5);
 }
+
+/// Invariant 5: an entry that leads to a table goes with any address that it serves (6.5.2.3, IH clear), however many regions that are. The
+/// leaf entries in the table were taken away before, each with its own invalidation.
+#[test]
+fn a_table_of_large_pages_goes_as_a_whole() {
+    const OTHER: u64 = 0x4020_0000;
+    let mut machine = Machine::legacy();
+    let table = machine.allocate();
+    machine.attach(DEVICE, table, 7);
+    let pages = [0x4000_0000, OTHER];
+    let leaves = pages.map(|iova| machine.map_at(table, 4, 1, iova, RW, RW | PS));
+    for iova in [pages; 6].into_iter().flatten() {
+        assert_eq!(machine.read(DEVICE, iova), Ok(0));
+    }
+    for (leaf, iova) in leaves.into_iter().zip(pages) {
+        machine.put(leaf, 0);
+        assert!(machine.submit(&[[2 | 3 << 4 | 7 << 16, iova | 1 << 6 | 9]]));
+    }
+    let above = machine.get(table) & !0xfff;
+    machine.put(above + 8, 0);
+    assert!(machine.submit(&[[2 | 3 << 4 | 7 << 16, pages[0]]]));
+    // Nobody's table any more.
+    machine.put(leaves[1], RW | PS);
+    machine.refused(machine.read(DEVICE, OTHER), 0x6);
+}
