@@ -13,13 +13,14 @@ use portcullis_spec::{
     Context, ContextScope, DomainTag, Pasid, PciAddress, Requester, SpaceTag, TranslationScope,
 };
 
+use crate::budget::Budget;
 use crate::engine::Inside;
 use crate::fast::Reached;
 use crate::memory::GuestMemory;
 use crate::pattern::Demand;
 use crate::plain::{Block, Plain};
 use crate::rcu::{Held, Rcu};
-use crate::space::{Budget, Space, SpaceKey};
+use crate::space::{Space, SpaceKey};
 use crate::translate::Stages;
 
 /// What an architecture's look-up comes to.

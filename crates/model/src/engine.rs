@@ -10,6 +10,7 @@ use portcullis_spec::{
     Translation, TranslationScope,
 };
 
+use crate::budget::Budget;
 use crate::contexts::{Binding, Cached, Contexts, Resolved, Sender, Spaces, Tables};
 use crate::fast::Reached;
 use crate::gate::{Gate, Presence};
@@ -19,7 +20,7 @@ use crate::pattern::Guess;
 use crate::pin::{Pin, Pins, TooManyPins};
 use crate::plain::{Block, Plain, Special};
 use crate::refusal::{Detail, Refusal};
-use crate::space::{Budget, Space, SpaceKey};
+use crate::space::{Space, SpaceKey};
 use crate::translate::{FormattedStage, PageTranslation, Request, Stages};
 
 /// Slots that the leaf caches of a unit take at most: 256 MiB, for 64 TiB.

@@ -7,11 +7,11 @@ use std::sync::{Arc, OnceLock};
 
 use portcullis_spec::PhysAddr;
 
+use crate::budget::Budget;
 use crate::fast::Reached;
 use crate::gate::{Gate, Presence};
 use crate::pattern::{Demand, Pattern, Says};
 use crate::slots::{Place, Probe, Slots};
-use crate::space::Budget;
 use crate::word::{Found, Frame, Kept, Kind};
 
 /// log2 of a page's bytes.

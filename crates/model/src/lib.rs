@@ -46,6 +46,7 @@
 //! What shows that it is right: `src/models.rs` (every order, under a model checker: `cargo xtask loom`), devices and a driver under stress
 //! (`cargo xtask stress`), and copies broken on purpose that these must catch (`cargo xtask mutants`).
 mod alike;
+pub mod budget;
 pub mod contexts;
 mod copy;
 mod descent;
@@ -67,6 +68,7 @@ pub mod plain;
 pub mod port;
 mod rcu;
 pub mod refusal;
+mod refusals;
 pub mod registers;
 mod retained;
 pub mod ring;

@@ -16,13 +16,13 @@ use loom::thread;
 use portcullis_pagetable::Rights;
 use portcullis_spec::PhysAddr;
 
+use crate::budget::Budget;
 use crate::gate::{Gate, Presence};
 use crate::host::EntryPage;
 use crate::micro::{Ranges, Stamp};
 use crate::pin::Pins;
 use crate::rcu::Rcu;
 use crate::slots::{Leaves, Slots};
-use crate::space::Budget;
 use crate::word::{Found, Frame, Kept, Kind};
 
 const OLD: usize = 0x1000;

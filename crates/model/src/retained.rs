@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use portcullis_spec::{Access, Iova};
 
-use crate::space::Budget;
+use crate::budget::Budget;
 use crate::translate::{PageTranslation, Request};
 
 /// What a kept translation costs, in slots of leaf caches.

@@ -16,11 +16,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU8};
 
+use crate::budget::Budget;
 use crate::gate::{Gate, Presence};
 use crate::host::EntryPage;
 use crate::noted::Noted;
 use crate::rcu::Rcu;
-use crate::space::Budget;
 use crate::sync::{AtomicU64, Ordering, fence_after_exchange};
 use crate::word::{AtomicWord, Found, Kept, Kind, Word};
 

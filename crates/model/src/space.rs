@@ -3,14 +3,12 @@
 //! everyone shares who is translated by that.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use portcullis_pagetable::Format;
 use portcullis_spec::{FaultReason, Iova, Ipa, PhysAddr, StageNumber, Tags, TranslationScope};
 
+use crate::budget::Budget;
 use crate::engine::Inside;
 use crate::fast::{Hit, Leaf, Reached};
 use crate::finals::Finals;
@@ -21,6 +19,7 @@ use crate::noted::Noted;
 use crate::pattern::{Demand, Guess, Pattern};
 use crate::plain::Block;
 use crate::refusal::Refusal;
+use crate::refusals::Refusals;
 use crate::retained::Retained;
 use crate::slots::{Leaves, Place, Probe, REGION_SHIFT};
 use crate::translate::{
@@ -28,40 +27,9 @@ use crate::translate::{
 };
 use crate::word::{Found, Frame, Kept, Kind};
 
-/// How many slots of leaf caches all spaces of a unit may have together. Where they are used up, spaces keep what they have, and
-/// new ones are walked for every request.
-#[derive(Debug)]
-pub struct Budget {
-    used: AtomicUsize,
-    limit: usize,
-}
-
 /// Words of bits for the pages of the second stage in which tables of the first lie: a page is rarely taken for another as long as there
 /// are a few thousand.
 const TABLE_PAGE_WORDS: usize = 256;
-
-/// What a cached refusal costs, in slots.
-const REFUSAL_COST: usize = 16;
-
-impl Budget {
-    /// Room for `limit` slots.
-    #[must_use]
-    pub const fn new(limit: usize) -> Self {
-        Self { used: AtomicUsize::new(0), limit }
-    }
-
-    pub(crate) fn take(&self, count: usize) -> bool {
-        let fits = self.used.fetch_add(count, Ordering::Relaxed).saturating_add(count) <= self.limit;
-        if !fits {
-            self.give_back(count);
-        }
-        fits
-    }
-
-    pub(crate) fn give_back(&self, count: usize) {
-        self.used.fetch_sub(count, Ordering::Relaxed);
-    }
-}
 
 /// What identifies a space.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -580,85 +548,5 @@ impl Space {
         stage
             && scope.domain.is_none_or(|wanted| wanted == domain)
             && scope.space.is_none_or(|wanted| space.is_none_or(|own| own == wanted))
-    }
-}
-
-/// Refusals of 4 KiB pages, kept in caching mode alone.
-struct Refusals {
-    pages: Mutex<BTreeMap<u64, Refusal>>,
-    count: AtomicUsize,
-    /// Counts invalidations: a refusal found before one is not kept after it.
-    generation: AtomicU64,
-    budget: Arc<Budget>,
-}
-
-impl Refusals {
-    fn new(budget: &Arc<Budget>) -> Self {
-        Self {
-            pages: Mutex::default(),
-            count: AtomicUsize::new(0),
-            generation: AtomicU64::new(0),
-            budget: Arc::clone(budget),
-        }
-    }
-
-    fn pages(&self) -> MutexGuard<'_, BTreeMap<u64, Refusal>> {
-        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn generation(&self) -> u64 {
-        self.generation.load(Ordering::SeqCst)
-    }
-
-    #[inline(always)]
-    fn are_none(&self) -> bool {
-        self.count.load(Ordering::Acquire) == 0
-    }
-
-    fn find(&self, input: u64) -> Option<Refusal> {
-        if self.are_none() {
-            return None;
-        }
-        self.pages().get(&(input >> 12)).copied()
-    }
-
-    fn fill(&self, input: u64, refusal: Refusal, generation: u64) {
-        let mut pages = self.pages();
-        // Whoever invalidates starts a generation and then looks at the count, so either this sees the generation, or he sees
-        // the count, takes the lock and removes what goes in here.
-        self.count.store(pages.len() + 1, Ordering::SeqCst);
-        if self.generation() == generation
-            && self.budget.take(REFUSAL_COST)
-            && pages.insert(input >> 12, refusal).is_some()
-        {
-            self.budget.give_back(REFUSAL_COST);
-        }
-        self.count.store(pages.len(), Ordering::SeqCst);
-    }
-
-    fn remove(&self, first: Iova, last: Iova) {
-        self.generation.fetch_add(1, Ordering::SeqCst);
-        if self.count.load(Ordering::SeqCst) == 0 {
-            return;
-        }
-        let mut pages = self.pages();
-        let before = pages.len();
-        let (first, last) = (first.0 >> 12, last.0 >> 12);
-        if last.saturating_sub(first) < before as u64 {
-            for page in first..=last {
-                pages.remove(&page);
-            }
-        } else {
-            pages.retain(|page, _| *page < first || *page > last);
-        }
-        self.budget.give_back((before - pages.len()) * REFUSAL_COST);
-        self.count.store(pages.len(), Ordering::Release);
-    }
-}
-
-impl Drop for Refusals {
-    fn drop(&mut self) {
-        let count = self.pages().len();
-        self.budget.give_back(count * REFUSAL_COST);
     }
 }

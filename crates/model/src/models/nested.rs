@@ -14,12 +14,13 @@ use portcullis_spec::{
 };
 
 use super::{Bytes, explore};
+use crate::budget::Budget;
 use crate::engine::Inside;
 use crate::gate::Gate;
 use crate::memory::{GuestMemory, OwnedMemory};
 use crate::pattern::Demand;
 use crate::plain::Block;
-use crate::space::{Budget, Space, SpaceKey};
+use crate::space::{Space, SpaceKey};
 use crate::translate::{FormattedStage, Request, Stages, not_redirected};
 
 const PAGE: u64 = 0x1000;
