@@ -183,7 +183,7 @@ pub(crate) fn copy<A: Architecture, B: Buffer>(
     let mut done = 0;
     loop {
         let mut visit = Some(Visit::new(port));
-        let (end, stopped) = some(port, &mut visit, &mut near, iova, done, buffer)?;
+        let (end, stopped) = move_some(port, &mut visit, &mut near, iova, done, buffer)?;
         done = match stopped {
             None => end,
             Some(stopped) => match settle(port, visit, iova, stopped, buffer)? {
@@ -202,8 +202,7 @@ pub(crate) fn copy<A: Architecture, B: Buffer>(
 
 /// Moves as much as one guard may. Where to go on, and what stopped it.
 #[inline(always)]
-#[allow(clippy::type_complexity)]
-fn some<A: Architecture, B: Buffer>(
+fn move_some<A: Architecture, B: Buffer>(
     port: &Port<A>,
     visit: &mut Option<Visit<'_, A>>,
     near: &mut Near<'_>,
