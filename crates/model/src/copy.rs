@@ -169,6 +169,9 @@ struct Stopped<R> {
     piece: Range<usize>,
 }
 
+/// Where to go on, and what stopped it.
+type Moved<R> = (usize, Option<Stopped<R>>);
+
 /// Moves all bytes of `buffer`, which stands for those from `iova` on. An empty one is translated all the same.
 ///
 /// # Errors
@@ -200,7 +203,7 @@ pub(crate) fn copy<A: Architecture, B: Buffer>(
     }
 }
 
-/// Moves as much as one guard may. Where to go on, and what stopped it.
+/// Moves as much as one guard may.
 #[inline(always)]
 fn move_some<A: Architecture, B: Buffer>(
     port: &Port<A>,
@@ -209,7 +212,7 @@ fn move_some<A: Architecture, B: Buffer>(
     iova: Iova,
     done: usize,
     buffer: &mut B,
-) -> Result<(usize, Option<Stopped<A::Record>>), AccessError> {
+) -> Result<Moved<A::Record>, AccessError> {
     let length = buffer.len();
     let (mut end, mut stopped) = (done, None);
     // Decided, and not moved yet.
