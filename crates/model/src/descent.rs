@@ -12,6 +12,19 @@ use crate::host::{ENTRY_PAGE, EntryPage};
 use crate::translate::{FormattedStage, stored};
 use crate::word::{Found, Kind};
 
+/// Where an entry leads and what it permits, if it leads to a table of the next level and has the flags that it should.
+fn next_table(format: &AnyFormat, rules: StageRules, level: u8, raw: u64) -> Option<(u64, Rights)> {
+    let flags = rules.intersects(StageRules::SET_ACCESSED | StageRules::ACCESSED_REQUIRED);
+    match format.decode(level, raw) {
+        Entry::Table(next)
+            if next.level + 1 == level && !(flags && format.with_accessed(level, raw) != raw) =>
+        {
+            Some((next.address, next.rights))
+        }
+        _ => None,
+    }
+}
+
 /// Entries of one level that lead to tables of the next.
 struct Step {
     entries: Alike,
@@ -21,15 +34,7 @@ struct Step {
 
 impl Step {
     fn of(format: &AnyFormat, rules: StageRules, level: u8, raw: u64) -> Option<Self> {
-        let flags = rules.intersects(StageRules::SET_ACCESSED | StageRules::ACCESSED_REQUIRED);
-        let next = |raw| match format.decode(level, raw) {
-            Entry::Table(next)
-                if next.level + 1 == level && !(flags && format.with_accessed(level, raw) != raw) =>
-            {
-                Some((next.address, next.rights))
-            }
-            _ => None,
-        };
+        let next = |raw| next_table(format, rules, level, raw);
         let (leads, rights) = next(raw)?;
         let same = |raw| next(raw).filter(|(_, other)| *other == rights).map(|(leads, _)| leads);
         Some(Self { entries: Alike::one(raw, leads).all(same), rights })
@@ -110,7 +115,6 @@ pub(crate) fn descend<A: Address>(
         return None;
     }
     let offset = format.offset(input)?;
-    let flags = rules.intersects(StageRules::SET_ACCESSED | StageRules::ACCESSED_REQUIRED);
     let mut level = format.top();
     let mut shift = format.span_shift(level);
     let mut within = u64::MAX;
@@ -126,18 +130,13 @@ pub(crate) fn descend<A: Address>(
             return Some(Found { page, kind: Kind::new(level, rights)? });
         }
         let raw = stored(rules, page.load(index * 8));
-        match format.decode(level, raw) {
-            Entry::Table(next) if next.level + 1 == level => {
-                if flags && format.with_accessed(level, raw) != raw {
-                    return None;
-                }
-                passed(level, raw);
-                rights &= next.rights;
-                table = next.address;
-            }
-            Entry::Leaf(_) => return Some(Found { page, kind: Kind::new(level, rights)? }),
-            _ => return None,
-        }
+        let Some((next, permits)) = next_table(format, rules, level, raw) else {
+            let is_leaf = matches!(format.decode(level, raw), Entry::Leaf(_));
+            return Some(Found { page, kind: Kind::new(level, rights).filter(|_| is_leaf)? });
+        };
+        passed(level, raw);
+        rights &= permits;
+        table = next;
         level -= 1;
         shift -= format.table_bits();
         within = (1 << format.table_bits()) - 1;

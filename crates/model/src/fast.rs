@@ -139,15 +139,17 @@ impl Leaf {
         input: u64,
         page_at: &mut dyn FnMut(u64) -> Option<EntryPage>,
     ) -> Option<Found> {
-        // A stage that is used for the first time may never be again.
-        if self.way.get().is_none()
+        let found = descend(stage, input, &mut *page_at, |_, _| {})?;
+        // A stage that is used for the first time may never be again, and large pages have no way of their own.
+        if found.kind.level() == 0
+            && self.way.get().is_none()
             && self.patterns.first().is_some()
-            && let Some(way) = Way::to(stage, input, &mut *page_at)
+            && let Some(way) = Way::to(stage, input, page_at)
         {
             // Whoever comes first.
             let _ = self.way.set(Box::new(way));
         }
-        descend(stage, input, page_at, |_, _| {})
+        Some(found)
     }
 
     /// The region of an input that is looked up without a second thought.
