@@ -162,36 +162,42 @@ impl Space {
         guess: &Guess,
         inside: &'i Inside<'_>,
     ) -> Option<Hit<'i>> {
+        let found = self.leaf_entry(input, inside, |_| {
+            let stage = || match self.key.stages {
+                Stages::One { only, .. } => Some(only),
+                Stages::Two { .. } => None,
+            };
+            let home = self.home?;
+            self.leaf.descend(stage, input, move |entry| home.page_around(PhysAddr(entry)))
+        })?;
+        self.leaf.hit_found(found, input, demand, guess)
+    }
+
+    /// Where the leaf entry of this stage lies: in the cache, or as `descend` says, which is told whether that is to be kept.
+    #[inline(always)]
+    fn leaf_entry(
+        &self,
+        input: u64,
+        inside: &Inside<'_>,
+        descend: impl FnOnce(bool) -> Option<Found>,
+    ) -> Option<Found> {
         let region = self.leaf.ordinary_region(input)?;
         // Before the first table entry is read.
-        let found = match self.leaves.probe(region, &inside.presence, inside.gate) {
-            Probe::Found(found) => found,
+        let probe = match self.leaves.probe(region, &inside.presence, inside.gate) {
+            Probe::Found(found) => return Some(found),
             _ if self.is_special(region) => return None,
-            probe => {
-                let stage = || match self.key.stages {
-                    Stages::One { only, .. } => Some(only),
-                    Stages::Two { .. } => None,
-                };
-                let home = self.home?;
-                let page_at = move |entry| home.page_around(PhysAddr(entry));
-                let found = self.leaf.descend(stage, input, page_at)?;
-                if let Probe::Fill(place) = probe {
-                    place.fill_from(self.leaf.width(&found), found);
-                }
-                found
-            }
+            probe => probe,
         };
-        self.leaf.hit_found(found, input, demand, guess)
+        let found = descend(matches!(probe, Probe::Fill(_)))?;
+        if let Probe::Fill(place) = probe {
+            place.fill_from(self.leaf.width(&found), found);
+        }
+        Some(found)
     }
 
     /// Whether inputs of a region may be special.
     const fn is_special(&self, region: u64) -> bool {
         self.special.touches(region << REGION_SHIFT, REGION_SHIFT)
-    }
-
-    /// The slot of a region, if it is to be filled.
-    fn observe<'i>(&'i self, region: u64, inside: &'i Inside<'_>) -> Option<Place<'i>> {
-        self.leaves.observe(region, &inside.presence, inside.gate)
     }
 
     /// Where its leaf entries lie.
@@ -241,17 +247,8 @@ impl Space {
         inside: &'i Inside<'_>,
         end: Option<&Place<'_, Frame>>,
     ) -> Option<Reached<'i>> {
-        let region = self.leaf.ordinary_region(input)?;
-        let found = match self.leaves.probe(region, &inside.presence, inside.gate) {
-            Probe::Found(found) => found,
-            _ if self.is_special(region) => return None,
-            Probe::Fill(place) => {
-                let found = self.descend_first(input, inside, true)?;
-                place.fill_from(self.leaf.width(&found), found);
-                found
-            }
-            Probe::Nothing => self.descend_first(input, inside, end.is_some())?,
-        };
+        let descend = |kept| self.descend_first(input, inside, kept || end.is_some());
+        let found = self.leaf_entry(input, inside, descend)?;
         let first = self.leaf.hit_found(found, input, demand, &inside.guesses[0])?;
         let ipa = first.address.0;
         if redirected.contains(ipa) {
@@ -364,7 +361,7 @@ impl Space {
         };
         // Before the first table entry is read.
         let region = region.filter(|region| !self.is_special(*region));
-        let place = region.and_then(|region| self.observe(region, inside));
+        let place = region.and_then(|region| self.leaves.observe(region, &inside.presence, inside.gate));
         let was_redirected = Cell::new(false);
         let answer = self.walk(input, request, inside, &|ipa| {
             let redirected = redirect(ipa);
