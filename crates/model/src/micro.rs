@@ -46,9 +46,9 @@ impl Ranges {
         Self { stamp, ranges: Default::default() }
     }
 
-    /// Makes them those of the present stamp, if they are of the present context.
+    /// Makes them those of the present stamp. Whether they are of the present context.
     #[inline]
-    pub(crate) fn is_renewed(&mut self, present: Stamp) -> bool {
+    pub(crate) fn renew(&mut self, present: Stamp) -> bool {
         if self.stamp == present {
             return true;
         }
@@ -106,10 +106,10 @@ impl MicroTlb {
         Self { ranges: Ranges::new(stamp), end, pattern: pattern.clone(), granted, says }
     }
 
-    /// Makes it one of the present stamp, if it is of the present context.
+    /// Makes it one of the present stamp. Whether it is of the present context.
     #[inline]
-    pub(crate) fn is_renewed(&mut self, present: Stamp) -> bool {
-        self.ranges.is_renewed(present)
+    pub(crate) fn renew(&mut self, present: Stamp) -> bool {
+        self.ranges.renew(present)
     }
 
     /// Translates an input if all about it is known here or in `leaves`, the leaf cache of the context.

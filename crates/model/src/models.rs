@@ -132,7 +132,7 @@ impl Machine {
     fn request_of_queue(&self, kept: &mut Ranges) {
         let inside = self.gate.enter();
         // As `Visit::new`.
-        assert!(kept.is_renewed(self.stamp()), "there is but one context");
+        assert!(kept.renew(self.stamp()), "there is but one context");
         let table = match kept.find(0, u64::MAX, kind(), &self.leaves, &inside) {
             Some(page) => page.number() as usize,
             None => self.find(0, &inside),

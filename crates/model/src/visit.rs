@@ -38,7 +38,7 @@ impl<'a, A: Architecture> Visit<'a, A> {
         if let Some(mut kept) = port.take_micro()
             && !port.engine().architecture.is_counting()
             && let Some((leaves, number)) = visit.leaves()
-            && kept.is_renewed(Stamp { context: number, generation: leaves.generation() })
+            && kept.renew(Stamp { context: number, generation: leaves.generation() })
         {
             let _ = visit.micro.set(kept);
         }
